@@ -29,7 +29,7 @@ pub fn rfc3339(time: SystemTime) -> String {
 /// Reads RFC 3339 (any offset).
 #[must_use]
 pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
-    text.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
+    SystemTime::try_from(text.parse::<jiff::Timestamp>().ok()?).ok()
 }
 
 /// Nanoseconds within the second, used in generated names.
