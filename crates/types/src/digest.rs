@@ -83,7 +83,10 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self> {
         let invalid = |what: &str| Error::bare(ErrorClass::InvalidArgument, what);
         let (name, hex) = text.split_once(':').ok_or_else(|| invalid("invalid checksum digest format"))?;
-        if name.is_empty() || hex.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+._-".contains(&b)) {
+        if name.is_empty()
+            || hex.is_empty()
+            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+._-".contains(&b))
+        {
             return Err(invalid("invalid checksum digest format"));
         }
         let algorithm = match name {
@@ -188,7 +191,10 @@ mod tests {
     #[test]
     fn digests_are_checked() {
         let digest = Digest::sha256(b"");
-        assert_eq!(digest.as_str(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(
+            digest.as_str(),
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
         assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
         for (text, want) in [
             ("zz", "invalid checksum digest format"),

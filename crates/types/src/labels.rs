@@ -18,7 +18,8 @@ pub fn validate(labels: &Labels) -> Result<()> {
     for (key, value) in labels {
         let size = key.len() + value.len();
         if size > MAX_SIZE {
-            let end = (0..=SHOWN_KEY.min(key.len())).rev().find(|&end| key.is_char_boundary(end)).unwrap_or(0);
+            let end =
+                (0..=SHOWN_KEY.min(key.len())).rev().find(|&end| key.is_char_boundary(end)).unwrap_or(0);
             return Err(Error::invalid_argument(format!(
                 "label key and value length ({size} bytes) greater than maximum size ({MAX_SIZE} bytes), key: {}",
                 &key[..end]
