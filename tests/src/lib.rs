@@ -1,1 +1,51 @@
-//! Stub.
+//! The harness of the end-to-end tests: a [`Node`] is a real daemon in a private folder, with its
+//! own sockets, namespace and cgroups; a [`Registry`] is a real registry on loopback; an
+//! [`ImageBuilder`] makes real images for it. Whatever happens in a test, dropping these ends the
+//! processes that they started, by pid, and takes their mounts, cgroups and files away;
+//! [`Node::finish`] fails a test that left anything behind.
+//!
+//! The harness hides set-up, never the behaviour under test.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+pub mod command;
+pub mod image;
+pub mod leftovers;
+pub mod node;
+pub mod peers;
+pub mod registry;
+pub mod scratch;
+
+pub use command::{Finished, Running};
+pub use image::{Image, ImageBuilder, Layer};
+pub use node::{Node, NodeBuilder};
+pub use peers::Peers;
+pub use registry::Registry;
+pub use scratch::Scratch;
+
+use std::time::{Duration, Instant};
+
+/// Waits until `condition` gives a value; for what the tested programs do in their own time.
+///
+/// # Panics
+/// After `patience`, with `what`.
+pub fn eventually<T>(what: &str, patience: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + patience;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < end, "waited {patience:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Removes a cgroup whose processes have just been ended.
+fn leftovers_remove(cgroup: &std::path::Path) {
+    for _ in 0..50 {
+        if std::fs::remove_dir(cgroup).is_ok() || !cgroup.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

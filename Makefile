@@ -1,0 +1,62 @@
+# `make` alone lists what there is to do.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Folders
+PEERS ?= $(CURDIR)/target/peers
+RELEASE := target/release
+SHIM_TARGET := target/shim
+PREFIX ?= /usr/local
+
+# The supervisor is linked statically and without relocations: it starts faster and shares more.
+SHIM_ENV := RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
+	LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH=$(shell gcc -print-multiarch 2>/dev/null | sed 's|^|/usr/lib/|')
+SHIM := $(SHIM_TARGET)/x86_64-unknown-linux-gnu/shim/containerd-shim-runc-v2
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what building needs (Debian packages, cargo)
+	@scripts/setup build
+
+.PHONY: build
+build: setup ## the three programs, optimised, in target/release
+	cargo build --release -p containerd -p ctr
+	$(SHIM_ENV) cargo build --profile shim -p containerd-shim-runc-v2 --target x86_64-unknown-linux-gnu --target-dir $(SHIM_TARGET)
+	install -m 0755 $(SHIM) $(RELEASE)/containerd-shim-runc-v2
+	ln -sf containerd-shim-runc-v2 $(RELEASE)/runc
+
+.PHONY: demo
+demo: build ## pull and run real images from a real registry, in a private folder
+	@scripts/setup demo
+	@scripts/peers $(PEERS) tools
+	cargo build --release -p corten-tests --bin make-image
+	@PEERS=$(PEERS) scripts/demo $(RELEASE)
+
+.PHONY: test
+test: ## everything that can be tested here; ONLY=pattern for some of it
+	@scripts/setup test
+	@scripts/peers $(PEERS)
+	cargo build --workspace --bins
+	PEERS=$(PEERS) cargo nextest run --workspace --no-fail-fast $(if $(ONLY),-E 'test($(ONLY))')
+
+.PHONY: lint
+lint: ## formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: bench
+bench: build ## side by side with Debian's containerd 2.1 and runc, as ratios
+	@scripts/peers $(PEERS)
+	cargo run --release -p corten-bench -- --peers $(PEERS) --programs $(RELEASE)
+
+.PHONY: peers
+peers: ## unpack the real programs that the tests compare with
+	@scripts/peers $(PEERS)
+
+.PHONY: install
+install: build ## place the programs under PREFIX (/usr/local)
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 $(RELEASE)/containerd $(RELEASE)/ctr $(RELEASE)/containerd-shim-runc-v2 $(DESTDIR)$(PREFIX)/bin

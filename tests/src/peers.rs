@@ -1,0 +1,67 @@
+//! The real programs that ours are held against, unpacked from Debian's packages by `make peers`.
+
+use std::path::{Path, PathBuf};
+
+/// The folder with Debian's containerd 1.6 and 2.1, runc, crun, busybox and a registry.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    root: PathBuf,
+}
+
+impl Peers {
+    /// `$PEERS`, or `target/peers` in the workspace.
+    ///
+    /// # Panics
+    /// When it is not there: these tests are not skipped, `make test` unpacks the folder.
+    pub fn find() -> Self {
+        let root = std::env::var_os("PEERS").map_or_else(|| workspace().join("target/peers"), PathBuf::from);
+        assert!(root.join("containerd-2.1/usr").is_dir(), "no peers in {}: run `make peers`", root.display());
+        Self { root }
+    }
+
+    /// Debian's containerd 1.6: `containerd`, `ctr`, shims.
+    pub fn containerd_1_6(&self) -> PathBuf {
+        self.root.join("containerd-1.6/usr/bin")
+    }
+
+    /// Debian's containerd 2.1: `containerd`, `ctr`, shim.
+    pub fn containerd_2_1(&self) -> PathBuf {
+        self.root.join("containerd-2.1/usr/bin")
+    }
+
+    /// The folder that holds runc.
+    pub fn runc(&self) -> PathBuf {
+        self.root.join("oci/usr/sbin")
+    }
+
+    /// A static busybox.
+    pub fn busybox(&self) -> PathBuf {
+        self.root.join("tools/bin/busybox")
+    }
+
+    /// Debian's docker-registry.
+    pub fn registry(&self) -> PathBuf {
+        self.root.join("tools/usr/bin/docker-registry")
+    }
+}
+
+/// The root of the workspace.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+}
+
+/// The folder with our own programs: `$CORTEN_BIN`, or the one that holds the running test.
+///
+/// # Panics
+/// When `containerd` is not there.
+pub fn programs() -> PathBuf {
+    let folder = std::env::var_os("CORTEN_BIN").map_or_else(
+        || {
+            let test = std::env::current_exe().unwrap();
+            test.ancestors().nth(2).unwrap().to_owned()
+        },
+        PathBuf::from,
+    );
+    assert!(folder.join("containerd").is_file(), "no containerd in {}: run `make build`", folder.display());
+    folder
+}

@@ -1,0 +1,101 @@
+//! The parts are interchangeable with Debian's containerd: clients, daemons and shims of both.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use corten_tests::{Finished, ImageBuilder, Node, Peers, Registry, command, eventually, peers};
+
+/// One container's life through `client`: pull, run, exec, kill, remove.
+fn lead_a_life(node: &Node, client: &PathBuf, registry: &Registry) {
+    let image = registry.push(&ImageBuilder::busybox().build(), "lab/busybox:1.0");
+    let ctr = |args: &[&str]| -> Finished { command::run(node.foreign_ctr_command(client, args)) };
+    ctr(&["images", "pull", "--plain-http", &image]).ok();
+    assert!(ctr(&["images", "ls", "-q"]).ok().contains(&image));
+    assert_eq!(ctr(&["run", "--rm", &image, "first", "echo", "hello"]).ok(), "hello\n");
+    assert_eq!(ctr(&["run", "--rm", &image, "second", "sh", "-c", "exit 42"]).code, Some(42));
+    ctr(&["run", "-d", &image, "third", "sleep", "1000"]).ok();
+    let entered = ctr(&["tasks", "exec", "--exec-id", "e", "third", "sh", "-c", "echo in; exit 7"]);
+    assert_eq!((entered.code, entered.stdout.as_str()), (Some(7), "in\n"), "{entered:?}");
+    let listed = ctr(&["tasks", "ls"]).ok();
+    assert!(listed.lines().any(|line| line.starts_with("third") && line.contains("RUNNING")), "{listed}");
+    ctr(&["tasks", "kill", "--signal", "SIGKILL", "third"]).ok();
+    eventually("the task stops", Duration::from_secs(10), || {
+        ctr(&["tasks", "ls"]).stdout.contains("STOPPED").then_some(())
+    });
+    ctr(&["tasks", "rm", "third"]);
+    ctr(&["containers", "rm", "third"]).ok();
+    assert_eq!(ctr(&["containers", "ls", "-q"]).ok(), "");
+    ctr(&["images", "rm", "--sync", &image]).ok();
+    assert_eq!(ctr(&["images", "ls", "-q"]).ok(), "");
+}
+
+#[test]
+fn debians_ctr_1_6_works_on_our_daemon() {
+    let node = Node::start();
+    lead_a_life(&node, &Peers::find().containerd_1_6().join("ctr"), &Registry::start());
+    node.finish();
+}
+
+#[test]
+fn debians_ctr_2_1_works_on_our_daemon() {
+    let node = Node::start();
+    lead_a_life(&node, &Peers::find().containerd_2_1().join("ctr"), &Registry::start());
+    node.finish();
+}
+
+#[test]
+fn our_ctr_works_on_debians_containerd_2_1() {
+    let node = Node::peer(&Peers::find().containerd_2_1()).start();
+    lead_a_life(&node, &peers::programs().join("ctr"), &Registry::start());
+    node.finish();
+}
+
+#[test]
+fn our_shim_works_under_debians_containerd_1_6() {
+    let debian = Peers::find().containerd_1_6();
+    let node = Node::peer(&debian).search(&[peers::programs()]).start();
+    lead_a_life(&node, &debian.join("ctr"), &Registry::start());
+    node.finish();
+}
+
+#[test]
+fn our_shim_works_under_debians_containerd_2_1() {
+    let debian = Peers::find().containerd_2_1();
+    let node = Node::peer(&debian).search(&[peers::programs()]).start();
+    lead_a_life(&node, &debian.join("ctr"), &Registry::start());
+    node.finish();
+}
+
+#[test]
+fn debians_shim_2_1_with_runc_works_under_our_daemon() {
+    let peers = Peers::find();
+    let node = Node::builder().search(&[peers.containerd_2_1(), peers.runc()]).start();
+    lead_a_life(&node, &self::peers::programs().join("ctr"), &Registry::start());
+    node.finish();
+}
+
+#[test]
+fn debians_shim_1_6_with_runc_works_under_our_daemon() {
+    let peers = Peers::find();
+    let node = Node::builder().search(&[peers.containerd_1_6(), peers.runc()]).start();
+    lead_a_life(&node, &self::peers::programs().join("ctr"), &Registry::start());
+    node.finish();
+}
+
+#[test]
+fn our_shim_runs_the_runtime_named_in_its_options() {
+    let peers = Peers::find();
+    let node = Node::start();
+    let registry = Registry::start();
+    let image = registry.push(&ImageBuilder::busybox().build(), "lab/busybox:1.0");
+    node.ctr(["images", "pull", "--plain-http", &image]).ok();
+    let runc = peers.runc().join("runc");
+    let output = node
+        .ctr(["run", "--rm", "--runc-binary", runc.to_str().unwrap(), &image, "r", "echo", "by runc"])
+        .ok();
+    assert_eq!(output, "by runc\n");
+    let missing = node.ctr(["run", "--rm", "--runc-binary", "/nowhere/runc", &image, "n", "true"]);
+    assert!(missing.fails(1).contains("no such file or directory"));
+    node.ctr(["containers", "rm", "n"]);
+    node.finish();
+}
