@@ -21,7 +21,8 @@ pub struct Blob {
 }
 
 impl Blob {
-    fn new(media_type: &str, data: Vec<u8>) -> Self {
+    /// A blob of this type.
+    pub fn new(media_type: &str, data: Vec<u8>) -> Self {
         Self { media_type: media_type.into(), data }
     }
 

@@ -15,13 +15,16 @@ pub mod node;
 pub mod peers;
 pub mod registry;
 pub mod scratch;
+pub mod scripted;
 
 pub use command::{Finished, Running};
-pub use image::{Image, ImageBuilder, Layer};
+pub use corten_types::Digest;
+pub use image::{Blob, Image, ImageBuilder, Layer};
 pub use node::{Node, NodeBuilder};
 pub use peers::Peers;
 pub use registry::Registry;
 pub use scratch::Scratch;
+pub use scripted::{Fault, ScriptedRegistry};
 
 use std::time::{Duration, Instant};
 
