@@ -1,0 +1,101 @@
+//! Measures corten beside Debian's containerd 2.1 with runc, alternating in one run on one machine,
+//! and prints ratios: figures drift between machines and minutes, ratios much less.
+//!
+//! A budget that is missed is marked; nothing here fails a build.
+
+#![allow(clippy::unwrap_used, reason = "a bench that cannot be set up stops")]
+
+mod memory;
+mod start;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use corten_tests::{ImageBuilder, Node, Peers};
+
+/// Side by side with Debian's containerd 2.1 and runc.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The folder that `make peers` fills.
+    #[arg(long)]
+    peers: PathBuf,
+    /// The folder with our optimised programs.
+    #[arg(long)]
+    programs: PathBuf,
+    /// Sequential starts of which the median is taken.
+    #[arg(long, default_value_t = 20)]
+    runs: usize,
+    /// Containers started at once, and left running when memory is measured.
+    #[arg(long, default_value_t = 50)]
+    containers: usize,
+}
+
+/// The two nodes under comparison.
+struct Sides {
+    ours: Node,
+    theirs: Node,
+}
+
+const IMAGE: &str = "example.com/bench/busybox:1";
+
+fn main() {
+    let args = Args::parse();
+    let programs = args.programs.canonicalize().unwrap();
+    let peers = args.peers.canonicalize().unwrap();
+    // Single-threaded still: nothing else reads the environment.
+    let environment = [("PEERS", &peers), ("CORTEN_BIN", &programs)];
+    if environment.iter().any(|(key, value)| std::env::var_os(key).as_deref() != Some(value.as_os_str())) {
+        run_again_with(&environment);
+    }
+    let sides = Sides { ours: Node::start(), theirs: Node::peer(&Peers::find().containerd_2_1()).start() };
+    let archive = sides.ours.join("image.tar");
+    ImageBuilder::busybox().build().save(&archive, IMAGE).unwrap();
+    for node in [&sides.ours, &sides.theirs] {
+        node.ctr(["images", "import", archive.to_str().unwrap()]).ok();
+    }
+    println!("{:44} {:>12} {:>12} {:>8} {:>8}", "", "corten", "Debian 2.1", "ratio", "budget");
+    start::sequential(&sides, args.runs);
+    start::at_once(&sides, args.containers);
+    memory::measure(&sides, args.containers);
+    start::breakdown(&sides.ours);
+    sides.ours.finish();
+    sides.theirs.finish();
+}
+
+/// Replaces this process by itself with the variables set, which the harness reads.
+fn run_again_with(environment: &[(&str, &PathBuf)]) {
+    use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(std::env::args_os().skip(1));
+    for (key, value) in environment {
+        command.env(key, value);
+    }
+    panic!("cannot start again: {}", command.exec());
+}
+
+/// One row: two figures, their ratio, and the budget for it.
+fn row(what: &str, unit: &str, ours: f64, theirs: f64, budget: Option<f64>) {
+    let ratio = ours / theirs;
+    let verdict = match budget {
+        Some(budget) if ratio <= budget => format!("1/{:.0} ok", 1.0 / budget),
+        Some(budget) => format!("1/{:.0} MISSED", 1.0 / budget),
+        None => String::new(),
+    };
+    println!(
+        "{what:44} {ours:>9.1} {unit} {theirs:>9.1} {unit} {:>8} {verdict:>8}",
+        format!("1/{:.1}", 1.0 / ratio)
+    );
+}
+
+/// One row of ours alone, with an absolute budget.
+fn row_alone(what: &str, unit: &str, ours: f64, theirs: Option<f64>, budget: f64) {
+    let theirs = theirs.map_or_else(|| "-".into(), |figure| format!("{figure:.1} {unit}"));
+    let verdict = if ours <= budget { "ok" } else { "MISSED" };
+    println!("{what:44} {ours:>9.1} {unit} {theirs:>12} {:>8} ≤ {budget} {unit} {verdict}", "");
+}
+
+/// The middle of the figures.
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
