@@ -1,0 +1,167 @@
+//! The entrance: options of an operation, and the hosts of a reference.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use corten_types::{Digest, Error, Reference, Result};
+use http::HeaderValue;
+
+use crate::auth::{Credentials, pull_scope};
+use crate::hosts::{self, Capabilities, HostOptions, Tls};
+use crate::request::Endpoint;
+use crate::transport::{ClientOptions, Limits};
+use crate::url::Scheme;
+
+/// Gets the lines of requests and answers, without secrets.
+pub type Trace = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// How registries are found and spoken to.
+#[derive(Clone)]
+pub struct ResolverOptions {
+    /// Roots of certs.d; the first one that has a folder for a host counts.
+    pub hosts_dirs: Vec<PathBuf>,
+    /// Scheme of hosts of which hosts.toml says nothing.
+    pub default_scheme: Option<Scheme>,
+    /// TLS options of all hosts, below those of hosts.toml.
+    pub tls: Tls,
+    /// Header lines for all hosts that serve the reference.
+    pub headers: Vec<(String, String)>,
+    /// Where secrets come from; nothing to be anonymous.
+    pub credentials: Option<Arc<dyn Credentials>>,
+    /// `containerd/<version>`.
+    pub user_agent: String,
+    /// Longest silence of a host before it is tried again.
+    pub stall_timeout: Duration,
+    /// Bound on requests per host; share it to share the bound.
+    pub limits: Arc<Limits>,
+    /// Sees requests and answers.
+    pub trace: Option<Trace>,
+}
+
+impl Default for ResolverOptions {
+    fn default() -> Self {
+        Self {
+            hosts_dirs: Vec::new(),
+            default_scheme: None,
+            tls: Tls::default(),
+            headers: Vec::new(),
+            credentials: None,
+            user_agent: concat!("containerd/", env!("CARGO_PKG_VERSION")).to_owned(),
+            stall_timeout: Duration::from_secs(30),
+            limits: Arc::default(),
+            trace: None,
+        }
+    }
+}
+
+impl fmt::Debug for ResolverOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResolverOptions")
+            .field("hosts_dirs", &self.hosts_dirs)
+            .field("default_scheme", &self.default_scheme)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Access to registries for the time of one operation.
+#[derive(Clone, Debug)]
+pub struct Resolver {
+    options: ResolverOptions,
+}
+
+/// The hosts of one reference, and what is asked of them.
+pub(crate) struct Repository {
+    /// The reference as given.
+    pub reference: String,
+    /// `tag`, `tag@digest` or `@digest`.
+    pub object: String,
+    pub endpoints: Vec<Endpoint>,
+    /// For addresses outside of the registry, to which nothing of ours is sent.
+    pub client_options: ClientOptions,
+    pub scopes: BTreeSet<String>,
+}
+
+impl Resolver {
+    /// A resolver; reads and connects nothing yet.
+    #[must_use]
+    pub fn new(options: ResolverOptions) -> Self {
+        Self { options }
+    }
+
+    /// Looks up the hosts of a reference.
+    pub(crate) fn repository(&self, reference: &Reference) -> Result<Repository> {
+        let (registry, path) = reference
+            .locator
+            .split_once('/')
+            .ok_or_else(|| Error::invalid_argument(format!("no repository in {:?}", reference.locator)))?;
+        let text = display(reference);
+        let client_options = self.client_options()?;
+        let options = HostOptions {
+            dirs: self.options.hosts_dirs.clone(),
+            default_scheme: self.options.default_scheme,
+            tls: self.options.tls.clone(),
+        };
+        let endpoints = hosts::lookup(registry, &options)
+            .into_iter()
+            .map(|mut host| {
+                host.headers.extend(self.options.headers.iter().cloned());
+                let credentials = self.options.credentials.clone();
+                Endpoint::new(host, registry, path, &text, credentials, client_options.clone())
+            })
+            .collect();
+        let scopes = BTreeSet::from([pull_scope(path)]);
+        Ok(Repository {
+            reference: text,
+            object: reference.object.clone(),
+            endpoints,
+            client_options,
+            scopes,
+        })
+    }
+
+    fn client_options(&self) -> Result<ClientOptions> {
+        let invalid = |_| Error::invalid_argument("the user agent is not a valid header value");
+        Ok(ClientOptions {
+            stall: self.options.stall_timeout,
+            user_agent: HeaderValue::from_str(&self.options.user_agent).map_err(invalid)?,
+            limits: Arc::clone(&self.options.limits),
+            trace: self.options.trace.clone(),
+        })
+    }
+}
+
+impl Repository {
+    /// The hosts that can do something, unreachable ones last.
+    pub fn capable(&self, can: impl Fn(&Capabilities) -> bool) -> Vec<&Endpoint> {
+        let mut endpoints: Vec<&Endpoint> =
+            self.endpoints.iter().filter(|endpoint| can(&endpoint.host.capabilities)).collect();
+        endpoints.sort_by_key(|endpoint| endpoint.is_unreachable());
+        endpoints
+    }
+
+    /// The digest in the reference.
+    pub fn digest(&self) -> Result<Option<Digest>> {
+        match self.object.split_once('@') {
+            Some((_, digest)) if !digest.is_empty() => digest.parse().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The tag in the reference.
+    pub fn tag(&self) -> &str {
+        self.object.split('@').next().unwrap_or_default()
+    }
+}
+
+/// A reference as it was given.
+fn display(reference: &Reference) -> String {
+    match &reference.object {
+        object if object.is_empty() => reference.locator.clone(),
+        object if object.starts_with('@') => format!("{}{object}", reference.locator),
+        object => format!("{}:{object}", reference.locator),
+    }
+}

@@ -1,0 +1,219 @@
+//! Requests to one host and to wherever it redirects.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST, LOCATION, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+
+use super::dial::Dialer;
+use super::{Body, Limits, Transport, TransportKind};
+use crate::Trace;
+use crate::hosts::Host;
+use crate::url::Url;
+
+const MAX_REDIRECTS: usize = 10;
+/// A connection that lay unused for this long is not trusted any more.
+const MAX_IDLE: Duration = Duration::from_secs(15);
+const READ_BUFFER: usize = 256 << 10;
+
+/// What all requests of a client have in common.
+#[derive(Clone)]
+pub(crate) struct ClientOptions {
+    /// Longest silence of a peer.
+    pub stall: Duration,
+    pub user_agent: HeaderValue,
+    pub limits: Arc<Limits>,
+    pub trace: Option<Trace>,
+}
+
+/// A request; its body is small and held in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub method: Method,
+    pub url: Url,
+    /// Sent to wherever the request ends up.
+    pub headers: HeaderMap,
+    /// Sent only to the origin of `url`: credentials and configured lines.
+    pub private: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Request {
+    pub fn new(method: Method, url: Url) -> Self {
+        Self { method, url, headers: HeaderMap::new(), private: HeaderMap::new(), body: Bytes::new() }
+    }
+}
+
+/// An answer, whose body is still to be read.
+pub(crate) struct Response {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Body,
+    /// Where the answer came from, after redirects.
+    pub url: Url,
+}
+
+pub(super) type Sender = SendRequest<Full<Bytes>>;
+
+/// Connections that wait for the next request, by origin.
+#[derive(Default)]
+pub(super) struct Pool(Mutex<HashMap<String, Vec<(Sender, Instant)>>>);
+
+impl Pool {
+    pub fn put(&self, origin: &str, sender: Sender) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.entry(origin.to_owned()).or_default().push((sender, Instant::now()));
+    }
+
+    fn take(&self, origin: &str) -> Option<Sender> {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let senders = idle.get_mut(origin)?;
+        senders.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < MAX_IDLE);
+        senders.pop().map(|(sender, _)| sender)
+    }
+}
+
+/// A client with the TLS options of one host.
+pub(crate) struct Client {
+    dialer: Dialer,
+    pool: Arc<Pool>,
+    options: ClientOptions,
+}
+
+impl Client {
+    pub fn new(host: Host, options: ClientOptions) -> Self {
+        Self { dialer: Dialer::new(host), pool: Arc::default(), options }
+    }
+
+    /// Sends a request and follows redirects of GET and HEAD. Credentials and configured header lines go
+    /// to the origin of the request only.
+    pub async fn send(&self, request: &Request) -> Result<Response, Transport> {
+        let mut url = request.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send_once(request, &url).await?;
+            let location = match (&request.method, response.status.as_u16()) {
+                (&Method::GET | &Method::HEAD, 301 | 302 | 303 | 307 | 308) => response.headers.get(LOCATION),
+                _ => None,
+            };
+            let Some(location) = location.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            else {
+                return Ok(response);
+            };
+            url = url
+                .join(&location)
+                .map_err(|error| Transport::new(TransportKind::Other, format!("bad redirect: {error}")))?;
+            response.body.finish().await;
+        }
+        Err(Transport::new(TransportKind::Other, format!("stopped after {MAX_REDIRECTS} redirects")))
+    }
+
+    async fn send_once(&self, request: &Request, url: &Url) -> Result<Response, Transport> {
+        let permit = self.options.limits.acquire(&url.authority).await;
+        let origin = format!("{}://{}", url.scheme.as_str(), url.authority);
+        loop {
+            let (mut sender, absolute, proxy_authorization, reused) = match self.pool.take(&origin) {
+                Some(sender) => (sender, false, None, true),
+                None => self.open(url).await?,
+            };
+            let http = self.compose(request, url, absolute, proxy_authorization)?;
+            self.trace_request(&http, url);
+            let exchange = async {
+                sender.ready().await?;
+                sender.send_request(http).await
+            };
+            let response = match timeout(self.options.stall, exchange).await {
+                Ok(Ok(response)) => response,
+                // The peer may close an idle connection at any time; that says nothing about the request.
+                Ok(Err(_)) if reused => continue,
+                Ok(Err(error)) => return Err(Transport::http(&error)),
+                Err(_) => {
+                    let text = format!("no answer for {:?}", self.options.stall);
+                    return Err(Transport::new(TransportKind::Timeout, text));
+                }
+            };
+            let (parts, incoming) = response.into_parts();
+            self.trace_response(&parts, url);
+            let pooled = (!absolute).then(|| (Arc::clone(&self.pool), origin, sender));
+            let body = Body::new(incoming, &parts.headers, self.options.stall, pooled, permit);
+            return Ok(Response { status: parts.status, headers: parts.headers, body, url: url.clone() });
+        }
+    }
+
+    async fn open(&self, url: &Url) -> Result<(Sender, bool, Option<HeaderValue>, bool), Transport> {
+        let connected = self.dialer.connect(url).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(READ_BUFFER)
+            .handshake(TokioIo::new(connected.io))
+            .await
+            .map_err(|error| Transport::http(&error))?;
+        // Ends by itself once the sender and the body are gone.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::trace!(%error, "connection ended");
+            }
+        });
+        let authorization = connected.proxy.as_ref().and_then(|proxy| proxy.authorization.clone());
+        Ok((sender, connected.proxy.is_some(), authorization, false))
+    }
+
+    fn compose(
+        &self,
+        request: &Request,
+        url: &Url,
+        absolute: bool,
+        proxy_authorization: Option<HeaderValue>,
+    ) -> Result<http::Request<Full<Bytes>>, Transport> {
+        let target = if absolute { url.to_string() } else { url.target.clone() };
+        let invalid = |error: http::Error| Transport::new(TransportKind::Other, error.to_string());
+        let mut http = http::Request::builder()
+            .method(request.method.clone())
+            .uri(target)
+            .header(HOST, &url.authority)
+            .header(http::header::USER_AGENT, &self.options.user_agent)
+            .body(Full::new(request.body.clone()))
+            .map_err(invalid)?;
+        let headers = http.headers_mut();
+        let private = url.same_origin(&request.url).then_some(&request.private);
+        for (name, value) in request.headers.iter().chain(private.into_iter().flatten()) {
+            headers.append(name, value.clone());
+        }
+        if let Some(value) = proxy_authorization {
+            headers.insert(PROXY_AUTHORIZATION, value);
+        }
+        Ok(http)
+    }
+
+    fn trace_request(&self, http: &http::Request<Full<Bytes>>, url: &Url) {
+        if let Some(trace) = &self.options.trace {
+            trace(&format!("> {} {url}\n{}", http.method(), lines('>', http.headers())));
+        }
+    }
+
+    fn trace_response(&self, parts: &http::response::Parts, url: &Url) {
+        if let Some(trace) = &self.options.trace {
+            trace(&format!("< {} {url}\n{}", parts.status, lines('<', &parts.headers)));
+        }
+        for warning in parts.headers.get_all(http::header::WARNING) {
+            tracing::warn!(host = %url.authority, warning = ?warning, "the registry warns");
+        }
+    }
+}
+
+/// Header lines as they may be shown: without secrets.
+fn lines(mark: char, headers: &HeaderMap) -> String {
+    let mut text = String::new();
+    for (name, value) in headers {
+        let secret = [AUTHORIZATION, PROXY_AUTHORIZATION].contains(name);
+        let value = if secret { "<redacted>".into() } else { String::from_utf8_lossy(value.as_bytes()) };
+        let _ = writeln!(text, "{mark} {name}: {value}");
+    }
+    text
+}

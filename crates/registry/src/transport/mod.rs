@@ -1,0 +1,17 @@
+//! HTTP/1.1 to one host: connections are dialled when needed, kept while an operation runs, and few.
+//!
+//! HTTP/2 is not offered: several layers over one connection share its flow-control window and its
+//! congestion, and a registry answers the same over HTTP/1.1.
+
+mod body;
+mod client;
+mod dial;
+mod error;
+mod limits;
+mod proxy;
+mod tls;
+
+pub(crate) use body::Body;
+pub(crate) use client::{Client, ClientOptions, Request, Response};
+pub(crate) use error::{Transport, TransportKind};
+pub use limits::Limits;
