@@ -65,11 +65,13 @@ impl Resolver {
     /// NotFound `<ref>: not found`; else as the host that says most answered.
     pub async fn resolve(&self, reference: &Reference) -> Result<Descriptor> {
         let repository = self.repository(reference)?;
-        let digest = repository.digest()?;
+        let digest = reference.digest()?;
         let paths = match &digest {
             Some(digest) => vec![format!("manifests/{digest}"), format!("blobs/{digest}")],
-            None if repository.tag().is_empty() => return Err(Error::invalid_argument("object required")),
-            None => vec![format!("manifests/{}", repository.tag())],
+            None => match reference.tag() {
+                Some(tag) => vec![format!("manifests/{tag}")],
+                None => return Err(Error::invalid_argument("object required")),
+            },
         };
         let endpoints = repository.capable(|can| if digest.is_some() { can.pull } else { can.resolve });
         if endpoints.is_empty() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_types::{Digest, Error, Reference, Result};
+use corten_types::{Error, Reference, Result};
 use http::HeaderValue;
 
 use crate::auth::{Credentials, pull_scope};
@@ -77,8 +77,6 @@ pub struct Resolver {
 pub(crate) struct Repository {
     /// The reference as given.
     pub reference: String,
-    /// `tag`, `tag@digest` or `@digest`.
-    pub object: String,
     pub endpoints: Vec<Endpoint>,
     /// For addresses outside of the registry, to which nothing of ours is sent.
     pub client_options: ClientOptions,
@@ -94,11 +92,10 @@ impl Resolver {
 
     /// Looks up the hosts of a reference.
     pub(crate) fn repository(&self, reference: &Reference) -> Result<Repository> {
-        let (registry, path) = reference
-            .locator
-            .split_once('/')
-            .ok_or_else(|| Error::invalid_argument(format!("no repository in {:?}", reference.locator)))?;
-        let text = display(reference);
+        let (registry, path, text) = (reference.host(), reference.path(), reference.to_string());
+        if path.is_empty() {
+            return Err(Error::invalid_argument(format!("no repository in {text:?}")));
+        }
         let client_options = self.client_options()?;
         let options = HostOptions {
             dirs: self.options.hosts_dirs.clone(),
@@ -141,27 +138,5 @@ impl Repository {
             self.endpoints.iter().filter(|endpoint| can(&endpoint.host.capabilities)).collect();
         endpoints.sort_by_key(|endpoint| endpoint.is_unreachable());
         endpoints
-    }
-
-    /// The digest in the reference.
-    pub fn digest(&self) -> Result<Option<Digest>> {
-        match self.object.split_once('@') {
-            Some((_, digest)) if !digest.is_empty() => digest.parse().map(Some),
-            _ => Ok(None),
-        }
-    }
-
-    /// The tag in the reference.
-    pub fn tag(&self) -> &str {
-        self.object.split('@').next().unwrap_or_default()
-    }
-}
-
-/// A reference as it was given.
-fn display(reference: &Reference) -> String {
-    match &reference.object {
-        object if object.is_empty() => reference.locator.clone(),
-        object if object.starts_with('@') => format!("{}{object}", reference.locator),
-        object => format!("{}:{object}", reference.locator),
     }
 }
