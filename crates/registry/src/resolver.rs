@@ -111,13 +111,7 @@ impl Resolver {
             })
             .collect();
         let scopes = BTreeSet::from([pull_scope(path)]);
-        Ok(Repository {
-            reference: text,
-            object: reference.object.clone(),
-            endpoints,
-            client_options,
-            scopes,
-        })
+        Ok(Repository { reference: text, endpoints, client_options, scopes })
     }
 
     fn client_options(&self) -> Result<ClientOptions> {
