@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use corten_types::{Descriptor, Error, Result};
+use corten_types::Descriptor;
 
 /// Annotation with the full name of an image in an archive.
 pub const IMAGE_NAME: &str = "io.containerd.image.name";
@@ -77,57 +77,6 @@ fn begins_with(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']))
 }
 
-/// A name as Docker's users write it in full: `alpine` is `docker.io/library/alpine:latest`.
-///
-/// # Errors
-/// InvalidArgument for what is no name.
-pub fn normalize(name: &str) -> Result<String> {
-    let invalid = || Error::invalid_argument(format!("invalid reference format: {name:?}"));
-    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(invalid());
-    }
-    let (host, rest) = match name.split_once('/') {
-        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
-        _ => ("docker.io", name),
-    };
-    let host = if host == "index.docker.io" { "docker.io" } else { host };
-    let (path, digest) = match rest.split_once('@') {
-        Some((path, digest)) => (path, Some(digest)),
-        None => (rest, None),
-    };
-    let (path, tag) = match path.rsplit_once(':') {
-        Some((path, tag)) => (path, Some(tag)),
-        None => (path, None),
-    };
-    let word = |text: &str| {
-        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-    };
-    let path_is_good = path.split('/').all(word) && !path.bytes().any(|b| b.is_ascii_uppercase());
-    if !path_is_good || tag.is_some_and(|tag| !word(tag)) {
-        return Err(invalid());
-    }
-    let library = if host == "docker.io" && !path.contains('/') { "library/" } else { "" };
-    let mut full = format!("{host}/{library}{path}");
-    match (tag, digest) {
-        (Some(tag), _) => full.push_str(&format!(":{tag}")),
-        (None, None) => full.push_str(":latest"),
-        (None, Some(_)) => {}
-    }
-    if let Some(digest) = digest {
-        digest.parse::<corten_types::Digest>().map_err(|_| invalid())?;
-        full.push_str(&format!("@{digest}"));
-    }
-    Ok(full)
-}
-
-/// The tag of a full name, for the annotation of an archive.
-#[must_use]
-pub fn tag_of(name: &str) -> &str {
-    let path = name.rsplit_once('/').map_or(name, |(_, path)| path);
-    let path = path.split('@').next().unwrap_or(path);
-    path.rsplit_once(':').map_or("", |(_, tag)| tag)
-}
-
 #[cfg(test)]
 mod tests {
     use corten_types::{Digest, media_type};
@@ -151,45 +100,28 @@ mod tests {
         let digest = Digest::sha256(b"m");
         let tag = descriptor(&[(REF_NAME, "1.0")]);
         let full = descriptor(&[(REF_NAME, "reg.example/a:1")]);
-        let named = descriptor(&[(IMAGE_NAME, "docker.io/library/a:1"), (REF_NAME, "1")]);
+        let complete = descriptor(&[(IMAGE_NAME, "docker.io/library/a:1"), (REF_NAME, "1")]);
         let bare = descriptor(&[]);
         let plain = prefix("base");
         let overwrite = ImageReference { allow_overwrite: true, ..plain.clone() };
         let digests = ImageReference { add_digest: true, ..plain.clone() };
         let skip = ImageReference { skip_named_digest: true, ..digests.clone() };
         let by_digest = format!("base@{digest}");
+        let other = ImageReference { name: "x".to_owned(), ..ImageReference::default() };
+        let named = |descriptor: &Descriptor, rule: &ImageReference| {
+            of_archived(descriptor, std::slice::from_ref(rule))
+        };
         let none: [&str; 0] = [];
-        assert_eq!(of_archived(&tag, &[plain.clone()]), ["base:1.0"]);
-        assert_eq!(of_archived(&full, &[plain.clone()]), none);
-        assert_eq!(of_archived(&full, &[prefix("reg.example/a")]), ["reg.example/a:1"]);
-        assert_eq!(of_archived(&full, &[prefix("reg.exam")]), none);
-        assert_eq!(of_archived(&full, &[overwrite]), ["reg.example/a:1"]);
-        assert_eq!(of_archived(&named, &[plain.clone()]), ["docker.io/library/a:1"]);
-        assert_eq!(of_archived(&bare, &[plain]), none);
-        assert_eq!(of_archived(&bare, &[skip.clone()]), [by_digest.as_str()]);
-        assert_eq!(of_archived(&tag, &[digests]), ["base:1.0", &by_digest]);
-        assert_eq!(of_archived(&tag, &[skip]), ["base:1.0"]);
-        assert_eq!(of_archived(&tag, &[ImageReference { name: "x".to_owned(), ..Default::default() }]), none);
-    }
-
-    #[test]
-    fn docker_names_are_written_out() {
-        let digest = Digest::sha256(b"x");
-        for (name, want) in [
-            ("alpine", "docker.io/library/alpine:latest".to_owned()),
-            ("alpine:3", "docker.io/library/alpine:3".to_owned()),
-            ("a/b", "docker.io/a/b:latest".to_owned()),
-            ("index.docker.io/a/b:1", "docker.io/a/b:1".to_owned()),
-            ("localhost/a", "localhost/a:latest".to_owned()),
-            ("localhost:5000/a:1", "localhost:5000/a:1".to_owned()),
-            (&format!("a@{digest}"), format!("docker.io/library/a@{digest}")),
-        ] {
-            assert_eq!(normalize(name).unwrap(), want);
-        }
-        for name in ["", "A", "a b", "a:", "a//b", "a@sha256:1", ":5000", "a:b:c"] {
-            assert!(normalize(name).is_err(), "{name}");
-        }
-        assert_eq!(tag_of("localhost:5000/a:1"), "1");
-        assert_eq!(tag_of("localhost:5000/a"), "");
+        assert_eq!(named(&tag, &plain), ["base:1.0"]);
+        assert_eq!(named(&full, &plain), none);
+        assert_eq!(named(&full, &prefix("reg.example/a")), ["reg.example/a:1"]);
+        assert_eq!(named(&full, &prefix("reg.exam")), none);
+        assert_eq!(named(&full, &overwrite), ["reg.example/a:1"]);
+        assert_eq!(named(&complete, &plain), ["docker.io/library/a:1"]);
+        assert_eq!(named(&bare, &plain), none);
+        assert_eq!(named(&bare, &skip), [by_digest.as_str()]);
+        assert_eq!(named(&tag, &digests), ["base:1.0", &by_digest]);
+        assert_eq!(named(&tag, &skip), ["base:1.0"]);
+        assert_eq!(named(&tag, &other), none);
     }
 }
