@@ -1,1 +1,34 @@
-//! Stub.
+//! The one database: namespaces and the records of containers, images, content, snapshots, leases, ingests
+//! and sandboxes, and the collector over what they refer to (spec 01).
+//!
+//! An answer is given only when the change that it tells of is durable; all changes that wait at a moment
+//! share one fsync. Readers see a consistent state and never wait. A damaged database is set aside, named,
+//! and never stops the daemon. Nothing here touches blobs or directories: who owns those sweeps them.
+
+mod database;
+mod keys;
+mod mask;
+mod records;
+
+mod blobs;
+mod containers;
+mod images;
+mod ingests;
+mod leases;
+mod namespaces;
+mod sandboxes;
+mod snapshots;
+
+mod collector;
+mod graph;
+
+pub use blobs::{BlobRecord, Blobs};
+pub use collector::{Collector, CollectorOptions, Sweeper};
+pub use containers::{Container, Containers, Runtime};
+pub use database::{Database, Lost, Reader, Tx, View};
+pub use images::{Image, Images};
+pub use ingests::{IngestRecord, Ingests};
+pub use leases::{Lease, Leases, Resource};
+pub use namespaces::Namespaces;
+pub use sandboxes::{Sandbox, Sandboxes};
+pub use snapshots::{Kind, NewSnapshot, SnapshotRecord, SnapshotRecords};

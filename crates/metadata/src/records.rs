@@ -1,0 +1,142 @@
+//! How records lie in the file: messages of our own, so that later versions can add fields.
+
+use std::collections::BTreeMap;
+
+use corten_types::{Any, Error, Labels, Result};
+use prost::Message;
+use prost_types::Timestamp;
+
+use crate::database::{Reader, Tx};
+use crate::keys::{Key, Kind};
+
+macro_rules! record {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field:meta])* $member:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Message)]
+        pub(crate) struct $name { $($(#[$field])* pub $member: $type,)* }
+    };
+}
+
+record! { Namespace {
+    #[prost(btree_map = "string, string", tag = "1")] labels: Labels,
+} }
+
+record! { Container {
+    #[prost(btree_map = "string, string", tag = "1")] labels: Labels,
+    #[prost(string, tag = "2")] image: String,
+    #[prost(string, tag = "3")] runtime: String,
+    #[prost(message, optional, tag = "4")] options: Option<Any>,
+    #[prost(message, optional, tag = "5")] spec: Option<Any>,
+    #[prost(string, tag = "6")] snapshotter: String,
+    #[prost(string, tag = "7")] snapshot_key: String,
+    #[prost(message, optional, tag = "8")] created_at: Option<Timestamp>,
+    #[prost(message, optional, tag = "9")] updated_at: Option<Timestamp>,
+    #[prost(btree_map = "string, message", tag = "10")] extensions: BTreeMap<String, Any>,
+    #[prost(string, tag = "11")] sandbox: String,
+} }
+
+record! { Image {
+    #[prost(btree_map = "string, string", tag = "1")] labels: Labels,
+    #[prost(string, tag = "2")] media_type: String,
+    #[prost(string, tag = "3")] digest: String,
+    #[prost(int64, tag = "4")] size: i64,
+    #[prost(btree_map = "string, string", tag = "5")] annotations: Labels,
+    #[prost(message, optional, tag = "6")] created_at: Option<Timestamp>,
+    #[prost(message, optional, tag = "7")] updated_at: Option<Timestamp>,
+} }
+
+record! { Blob {
+    #[prost(btree_map = "string, string", tag = "1")] labels: Labels,
+    #[prost(uint64, tag = "2")] size: u64,
+    #[prost(message, optional, tag = "3")] created_at: Option<Timestamp>,
+    #[prost(message, optional, tag = "4")] updated_at: Option<Timestamp>,
+} }
+
+record! { Ingest {
+    #[prost(string, tag = "1")] backend: String,
+    #[prost(message, optional, tag = "2")] expires_at: Option<Timestamp>,
+    #[prost(string, tag = "3")] expected: String,
+} }
+
+record! { Snapshot {
+    #[prost(uint64, tag = "1")] id: u64,
+    #[prost(string, tag = "2")] parent: String,
+    #[prost(uint32, tag = "3")] kind: u32,
+    #[prost(btree_map = "string, string", tag = "4")] labels: Labels,
+    #[prost(message, optional, tag = "5")] created_at: Option<Timestamp>,
+    #[prost(message, optional, tag = "6")] updated_at: Option<Timestamp>,
+    #[prost(uint64, tag = "7")] size: u64,
+    #[prost(uint64, tag = "8")] inodes: u64,
+} }
+
+record! { Lease {
+    #[prost(btree_map = "string, string", tag = "1")] labels: Labels,
+    #[prost(message, optional, tag = "2")] created_at: Option<Timestamp>,
+} }
+
+record! { Sandbox {
+    #[prost(btree_map = "string, string", tag = "1")] labels: Labels,
+    #[prost(string, tag = "2")] runtime: String,
+    #[prost(message, optional, tag = "3")] options: Option<Any>,
+    #[prost(message, optional, tag = "4")] spec: Option<Any>,
+    #[prost(string, tag = "5")] sandboxer: String,
+    #[prost(message, optional, tag = "6")] created_at: Option<Timestamp>,
+    #[prost(message, optional, tag = "7")] updated_at: Option<Timestamp>,
+    #[prost(btree_map = "string, message", tag = "8")] extensions: BTreeMap<String, Any>,
+} }
+
+record! {
+    /// A number, or nothing but the fact of being there.
+    Number {
+        #[prost(uint64, tag = "1")] value: u64,
+    }
+}
+
+/// Reads a record.
+pub(crate) fn get<M: Message + Default>(reader: &impl Reader, key: &Key) -> Result<Option<M>> {
+    reader.get_bytes(key.bytes())?.map(|bytes| decode(&bytes)).transpose()
+}
+
+/// Calls `visit` with the last name and the record of everything under a prefix. A record that cannot be
+/// read is passed over: it must not hide the others.
+pub(crate) fn scan<M: Message + Default>(
+    reader: &impl Reader,
+    kind: Kind,
+    parts: &[&str],
+    mut visit: impl FnMut(Vec<String>, M) -> Result<()>,
+) -> Result<()> {
+    reader.scan_bytes(Key::prefix(kind, parts).bytes(), &mut |key, value| {
+        match M::decode(value) {
+            Ok(record) => visit(Key::parts(key), record)?,
+            Err(error) => tracing::error!(key = %String::from_utf8_lossy(key), %error, "a record is damaged"),
+        }
+        Ok(true)
+    })
+}
+
+/// Writes a record.
+pub(crate) fn put<M: Message>(tx: &mut Tx<'_>, key: &Key, record: &M) {
+    tx.put(key, record.encode_to_vec());
+}
+
+/// The next number of a counter, from 1.
+pub(crate) fn count(tx: &mut Tx<'_>, name: &str) -> Result<u64> {
+    let key = Key::new(Kind::Counter, &[name])?;
+    let value = get::<Number>(tx, &key)?.unwrap_or_default().value + 1;
+    put(tx, &key, &Number { value });
+    Ok(value)
+}
+
+pub(crate) fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M> {
+    M::decode(bytes).map_err(|error| Error::internal(format!("database: a record is damaged: {error}")))
+}
+
+/// A stored time.
+pub(crate) fn time(timestamp: Option<&Timestamp>) -> std::time::SystemTime {
+    timestamp.map_or(std::time::UNIX_EPOCH, corten_types::timestamp::to_system)
+}
+
+/// A time to store.
+pub(crate) fn stamp(time: std::time::SystemTime) -> Option<Timestamp> {
+    Some(corten_types::timestamp::from_system(time))
+}

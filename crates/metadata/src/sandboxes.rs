@@ -1,0 +1,222 @@
+//! Sandbox records (spec 01 §10).
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use corten_types::filter::{Fields, label};
+use corten_types::{Any, Context, Error, Filter, Labels, Result, ResultExt, identifier, labels};
+
+use crate::database::{Database, Reader, Tx};
+use crate::keys::{Key, Kind};
+use crate::mask::apply_map;
+use crate::namespaces;
+use crate::records::{self, get, put, scan, stamp, time};
+
+/// What is known of a sandbox beside its running.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sandbox {
+    /// Identifier.
+    pub id: String,
+    /// Labels.
+    pub labels: Labels,
+    /// Name of the runtime.
+    pub runtime: String,
+    /// Options of the runtime.
+    pub options: Option<Any>,
+    /// Its specification.
+    pub spec: Option<Any>,
+    /// Name of its controller.
+    pub sandboxer: String,
+    /// When it was made.
+    pub created_at: SystemTime,
+    /// When it was last changed.
+    pub updated_at: SystemTime,
+    /// What clients keep beside it.
+    pub extensions: BTreeMap<String, Any>,
+}
+
+impl Fields for Sandbox {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["id"] => Some(Cow::Borrowed(&self.id)),
+            ["labels", rest @ ..] => label(rest, &self.labels),
+            _ => None,
+        }
+    }
+}
+
+impl Sandbox {
+    fn from_record(id: String, record: records::Sandbox) -> Self {
+        Self {
+            id,
+            labels: record.labels,
+            runtime: record.runtime,
+            options: record.options,
+            spec: record.spec,
+            sandboxer: record.sandboxer,
+            created_at: time(record.created_at.as_ref()),
+            updated_at: time(record.updated_at.as_ref()),
+            extensions: record.extensions,
+        }
+    }
+
+    fn record(&self) -> records::Sandbox {
+        let this = self.clone();
+        records::Sandbox {
+            labels: this.labels,
+            runtime: this.runtime,
+            options: this.options,
+            spec: this.spec,
+            sandboxer: this.sandboxer,
+            created_at: stamp(this.created_at),
+            updated_at: stamp(this.updated_at),
+            extensions: this.extensions,
+        }
+    }
+}
+
+/// The sandbox records of the daemon.
+#[derive(Clone, Debug)]
+pub struct Sandboxes {
+    database: Database,
+}
+
+fn key(ctx: &Context, id: &str) -> Result<Key> {
+    Key::new(Kind::Sandbox, &[ctx.namespace.as_str(), id])
+}
+
+impl Sandboxes {
+    /// Over a database.
+    #[must_use]
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// A sandbox.
+    ///
+    /// # Errors
+    /// NotFound `bucket "ID" not found`, or `no sandbox buckets` when the namespace has none at all.
+    pub fn get(&self, ctx: &Context, id: &str) -> Result<Sandbox> {
+        if let Some(record) = get(&self.database.read()?, &key(ctx, id)?)? {
+            return Ok(Sandbox::from_record(id.to_owned(), record));
+        }
+        if self.list(ctx, &[])?.is_empty() {
+            return Err(Error::not_found("no sandbox buckets"));
+        }
+        Err(Error::not_found(format!("bucket {id:?} not found: not found")))
+    }
+
+    /// The sandboxes that pass, by id.
+    ///
+    /// # Errors
+    /// InvalidArgument for a malformed filter.
+    pub fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Sandbox>> {
+        let filter = Filter::parse(filters)?;
+        let mut found = Vec::new();
+        scan(&self.database.read()?, Kind::Sandbox, &[ctx.namespace.as_str()], |mut parts, record| {
+            let sandbox = Sandbox::from_record(parts.pop().unwrap_or_default(), record);
+            if filter.matches(&sandbox) {
+                found.push(sandbox);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Makes a sandbox's record.
+    ///
+    /// # Errors
+    /// InvalidArgument, AlreadyExists.
+    pub async fn create(&self, ctx: &Context, mut sandbox: Sandbox) -> Result<Sandbox> {
+        identifier::validate(&sandbox.id)
+            .context("invalid sandbox ID")
+            .context("failed to validate sandbox")?;
+        labels::validate(&sandbox.labels)?;
+        labels::drop_empty(&mut sandbox.labels);
+        sandbox.created_at = SystemTime::now();
+        sandbox.updated_at = sandbox.created_at;
+        let ctx = ctx.clone();
+        self.database
+            .write(move |tx| {
+                let key = key(&ctx, &sandbox.id)?;
+                if tx.get_bytes(key.bytes())?.is_some() {
+                    let text = format!(
+                        "write error: sandbox bucket {:?} already exists: already exists",
+                        sandbox.id
+                    );
+                    return Err(Error::already_exists(text));
+                }
+                namespaces::ensure(tx, &ctx.namespace)?;
+                put(tx, &key, &sandbox.record());
+                Ok(sandbox)
+            })
+            .await
+    }
+
+    /// Changes what `paths` names, or labels, extensions, spec and runtime when it names nothing.
+    ///
+    /// # Errors
+    /// InvalidArgument, NotFound.
+    pub async fn update(&self, ctx: &Context, new: Sandbox, paths: Vec<String>) -> Result<Sandbox> {
+        let ctx = ctx.clone();
+        self.database
+            .write(move |tx| {
+                let missing = || Error::not_found(format!("bucket {:?} not found: not found", new.id));
+                let record = get(tx, &key(&ctx, &new.id)?)?.ok_or_else(missing)?;
+                let mut sandbox = Sandbox::from_record(new.id.clone(), record);
+                if paths.is_empty() && sandbox.runtime != new.runtime {
+                    return Err(Error::invalid_argument("sandbox.Runtime.Name field is immutable"));
+                }
+                let all = ["labels", "extensions", "spec", "runtime"].map(str::to_owned);
+                for path in if paths.is_empty() { &all[..] } else { &paths[..] } {
+                    merge(&mut sandbox, &new, path)?;
+                }
+                labels::validate(&sandbox.labels)?;
+                labels::drop_empty(&mut sandbox.labels);
+                sandbox.updated_at = SystemTime::now();
+                put(tx, &key(&ctx, &new.id)?, &sandbox.record());
+                Ok(sandbox)
+            })
+            .await
+    }
+
+    /// Removes a sandbox's record.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn delete(&self, ctx: &Context, id: &str) -> Result<()> {
+        let (ctx, id) = (ctx.clone(), id.to_owned());
+        self.database
+            .write(move |tx: &mut Tx<'_>| {
+                let key = key(&ctx, &id)?;
+                if tx.get_bytes(key.bytes())?.is_none() {
+                    return Err(Error::not_found(format!("failed to delete sandbox {id:?}")));
+                }
+                tx.remove(&key);
+                Ok(())
+            })
+            .await
+    }
+}
+
+fn merge(sandbox: &mut Sandbox, new: &Sandbox, path: &str) -> Result<()> {
+    match path {
+        "runtime" => {
+            sandbox.runtime.clone_from(&new.runtime);
+            sandbox.options.clone_from(&new.options);
+        }
+        "spec" => sandbox.spec.clone_from(&new.spec),
+        path => {
+            let known = apply_map("labels", path, &mut sandbox.labels, &new.labels)
+                || apply_map("extensions", path, &mut sandbox.extensions, &new.extensions);
+            if !known {
+                return Err(Error::invalid_argument(format!(
+                    "cannot update {path:?} field on sandbox {:?}",
+                    new.id
+                )));
+            }
+        }
+    }
+    Ok(())
+}

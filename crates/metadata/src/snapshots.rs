@@ -1,0 +1,532 @@
+//! Snapshot records (spec 01 §11). Directories are the snapshotters'.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use corten_api::events as told;
+use corten_events::Exchange;
+use corten_types::filter::{Fields, label, text};
+use corten_types::{Context, Error, Filter, Labels, Namespace, Result, ResultExt, labels};
+
+use crate::database::{Database, Reader, Tx};
+use crate::keys::{self, Key};
+use crate::mask::apply_map;
+use crate::records::{self, get, put, scan, stamp, time};
+use crate::{leases, namespaces};
+
+/// Names a snapshot whose existence makes a preparation needless (spec 01 §11.1).
+const TARGET: &str = "containerd.io/snapshot.ref";
+
+/// What a snapshot is for; the numbers are those of the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Read only, never committed.
+    View = 1,
+    /// Being written.
+    Active = 2,
+    /// A parent for others.
+    Committed = 3,
+}
+
+impl Kind {
+    fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::View,
+            3 => Self::Committed,
+            _ => Self::Active,
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Active => "active",
+            Self::Committed => "committed",
+        }
+    }
+}
+
+/// A snapshot as a namespace knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// Its key, or its name once committed.
+    pub name: String,
+    /// The snapshotter.
+    pub snapshotter: String,
+    /// Number of its directory, unique per snapshotter over all namespaces.
+    pub id: u64,
+    /// Name of its parent; empty for none.
+    pub parent: String,
+    /// What it is for.
+    pub kind: Kind,
+    /// Labels.
+    pub labels: Labels,
+    /// When it was made or committed.
+    pub created_at: SystemTime,
+    /// When it was last changed.
+    pub updated_at: SystemTime,
+    /// Bytes on disk, recorded when committed.
+    pub size: u64,
+    /// Inodes on disk, recorded when committed.
+    pub inodes: u64,
+}
+
+/// A snapshot to be made.
+#[derive(Clone, Debug)]
+pub struct NewSnapshot {
+    /// The snapshotter.
+    pub snapshotter: String,
+    /// Its key.
+    pub key: String,
+    /// Name of its parent; empty for none.
+    pub parent: String,
+    /// [`Kind::Active`] or [`Kind::View`].
+    pub kind: Kind,
+    /// Labels.
+    pub labels: Labels,
+}
+
+impl Fields for SnapshotRecord {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["kind"] => text(self.kind.text()),
+            ["name"] => Some(Cow::Borrowed(&self.name)),
+            ["parent"] => Some(Cow::Borrowed(&self.parent)),
+            ["labels", rest @ ..] => label(rest, &self.labels),
+            _ => None,
+        }
+    }
+}
+
+impl SnapshotRecord {
+    fn from_record(name: &str, snapshotter: &str, record: records::Snapshot) -> Self {
+        Self {
+            name: name.to_owned(),
+            snapshotter: snapshotter.to_owned(),
+            id: record.id,
+            parent: record.parent,
+            kind: Kind::from_number(record.kind),
+            labels: record.labels,
+            created_at: time(record.created_at.as_ref()),
+            updated_at: time(record.updated_at.as_ref()),
+            size: record.size,
+            inodes: record.inodes,
+        }
+    }
+
+    fn record(&self) -> records::Snapshot {
+        records::Snapshot {
+            id: self.id,
+            parent: self.parent.clone(),
+            kind: self.kind as u32,
+            labels: self.labels.clone(),
+            created_at: stamp(self.created_at),
+            updated_at: stamp(self.updated_at),
+            size: self.size,
+            inodes: self.inodes,
+        }
+    }
+
+    /// What messages call it: `<namespace>/<number>/<name>`.
+    fn shown(&self, namespace: &Namespace) -> String {
+        format!("{namespace}/{}/{}", self.id, self.name)
+    }
+}
+
+/// The snapshot records of the daemon.
+#[derive(Clone, Debug)]
+pub struct SnapshotRecords {
+    database: Database,
+    exchange: Exchange,
+}
+
+fn key(ctx: &Context, snapshotter: &str, name: &str) -> Result<Key> {
+    Key::new(keys::Kind::Snapshot, &[ctx.namespace.as_str(), snapshotter, name])
+}
+
+fn child_key(ctx: &Context, snapshotter: &str, parent: &str, child: &str) -> Result<Key> {
+    Key::new(keys::Kind::Child, &[ctx.namespace.as_str(), snapshotter, parent, child])
+}
+
+fn find(
+    reader: &impl Reader,
+    ctx: &Context,
+    snapshotter: &str,
+    name: &str,
+) -> Result<Option<SnapshotRecord>> {
+    let record = get(reader, &key(ctx, snapshotter, name)?)?;
+    Ok(record.map(|record| SnapshotRecord::from_record(name, snapshotter, record)))
+}
+
+fn existing(reader: &impl Reader, ctx: &Context, snapshotter: &str, name: &str) -> Result<SnapshotRecord> {
+    let missing = || Error::not_found(format!("snapshot {name} does not exist"));
+    find(reader, ctx, snapshotter, name)?.ok_or_else(missing)
+}
+
+fn store(tx: &mut Tx<'_>, ctx: &Context, snapshot: &SnapshotRecord) -> Result<()> {
+    put(tx, &key(ctx, &snapshot.snapshotter, &snapshot.name)?, &snapshot.record());
+    if !snapshot.parent.is_empty() {
+        let link = child_key(ctx, &snapshot.snapshotter, &snapshot.parent, &snapshot.name)?;
+        put(tx, &link, &records::Number::default());
+    }
+    Ok(())
+}
+
+fn erase(tx: &mut Tx<'_>, ctx: &Context, snapshot: &SnapshotRecord) -> Result<()> {
+    tx.remove(&key(ctx, &snapshot.snapshotter, &snapshot.name)?);
+    if !snapshot.parent.is_empty() {
+        tx.remove(&child_key(ctx, &snapshot.snapshotter, &snapshot.parent, &snapshot.name)?);
+    }
+    Ok(())
+}
+
+fn resource(snapshotter: &str) -> String {
+    format!("snapshots/{snapshotter}")
+}
+
+/// A parent must exist and be committed.
+fn check_parent(reader: &impl Reader, ctx: &Context, snapshotter: &str, parent: &str) -> Result<()> {
+    if parent.is_empty() {
+        return Ok(());
+    }
+    let missing = || Error::not_found(format!("parent snapshot {parent} does not exist"));
+    let record = find(reader, ctx, snapshotter, parent)?.ok_or_else(missing)?;
+    if record.kind != Kind::Committed {
+        return Err(Error::invalid_argument(format!(
+            "failed to create snapshot: parent {:?} is not committed snapshot",
+            record.shown(&ctx.namespace)
+        )));
+    }
+    Ok(())
+}
+
+/// Name and text of what stands in the way of a new snapshot.
+fn obstacle(reader: &impl Reader, ctx: &Context, new: &NewSnapshot) -> Result<Option<(String, String)>> {
+    if let Some(target) = new.labels.get(TARGET)
+        && find(reader, ctx, &new.snapshotter, target)?.is_some()
+    {
+        return Ok(Some((target.clone(), format!("target snapshot {target:?}"))));
+    }
+    let known = find(reader, ctx, &new.snapshotter, &new.key)?;
+    Ok(known.map(|_| (new.key.clone(), format!("snapshot {:?}", new.key))))
+}
+
+impl SnapshotRecords {
+    /// Over a database; changes are told to the exchange.
+    #[must_use]
+    pub fn new(database: Database, exchange: Exchange) -> Self {
+        Self { database, exchange }
+    }
+
+    /// Numbers of the directories below a snapshot, its parent's first.
+    ///
+    /// # Errors
+    /// NotFound when the chain is broken.
+    pub fn chain(&self, ctx: &Context, snapshotter: &str, parent: &str) -> Result<Vec<u64>> {
+        let view = self.database.read()?;
+        let (mut ids, mut name) = (Vec::new(), parent.to_owned());
+        while !name.is_empty() {
+            let record = existing(&view, ctx, snapshotter, &name)?;
+            ids.push(record.id);
+            name = record.parent;
+        }
+        Ok(ids)
+    }
+
+    /// Whether a snapshot could be made now. A key that exists joins the caller's lease.
+    ///
+    /// # Errors
+    /// AlreadyExists, NotFound and InvalidArgument for the parent, NotFound for the lease.
+    pub async fn check_new(&self, ctx: &Context, new: &NewSnapshot) -> Result<()> {
+        labels::validate(&new.labels)?;
+        let view = self.database.read()?;
+        leases::check(&view, ctx)?;
+        if let Some((name, text)) = obstacle(&view, ctx, new)? {
+            if ctx.lease.is_some() {
+                let (ctx, kind) = (ctx.clone(), resource(&new.snapshotter));
+                self.database.write(move |tx| leases::attach(tx, &ctx, &kind, &name)).await?;
+            }
+            return Err(Error::already_exists(text));
+        }
+        check_parent(&view, ctx, &new.snapshotter, &new.parent)
+    }
+
+    /// Records a snapshot whose directory `id` is in place.
+    ///
+    /// # Errors
+    /// As [`SnapshotRecords::check_new`].
+    pub async fn create(&self, ctx: &Context, new: NewSnapshot, id: u64) -> Result<SnapshotRecord> {
+        let (owned, kind) = (ctx.clone(), new.kind);
+        let change = move |tx: &mut Tx<'_>| {
+            if let Some((_, text)) = obstacle(tx, &owned, &new)? {
+                return Err(Error::already_exists(text));
+            }
+            check_parent(tx, &owned, &new.snapshotter, &new.parent)?;
+            leases::attach(tx, &owned, &resource(&new.snapshotter), &new.key)?;
+            namespaces::ensure(tx, &owned.namespace)?;
+            let now = SystemTime::now();
+            let mut snapshot = SnapshotRecord {
+                name: new.key,
+                snapshotter: new.snapshotter,
+                id,
+                parent: new.parent,
+                kind: new.kind,
+                labels: new.labels,
+                created_at: now,
+                updated_at: now,
+                size: 0,
+                inodes: 0,
+            };
+            labels::drop_empty(&mut snapshot.labels);
+            store(tx, &owned, &snapshot)?;
+            Ok(snapshot)
+        };
+        let snapshot = self.database.write(change).await?;
+        if kind == Kind::Active {
+            let event = told::SnapshotPrepare {
+                key: snapshot.name.clone(),
+                parent: snapshot.parent.clone(),
+                snapshotter: snapshot.snapshotter.clone(),
+            };
+            self.exchange.publish(&ctx.namespace, "/snapshot/prepare", &event);
+        }
+        Ok(snapshot)
+    }
+
+    /// The active snapshot or view under a key.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition for a committed one.
+    pub fn mountable(&self, ctx: &Context, snapshotter: &str, key: &str) -> Result<SnapshotRecord> {
+        let snapshot = existing(&self.database.read()?, ctx, snapshotter, key)?;
+        if snapshot.kind == Kind::Committed {
+            let shown = snapshot.shown(&ctx.namespace);
+            return Err(Error::failed_precondition(format!(
+                "failed to get active mount: requested snapshot {shown} not active or view"
+            )));
+        }
+        Ok(snapshot)
+    }
+
+    /// The active snapshot that is to be committed as `name`.
+    ///
+    /// # Errors
+    /// NotFound; AlreadyExists for the name; FailedPrecondition when it is not active; InvalidArgument for a
+    /// parent where there is one.
+    pub fn committable(
+        &self,
+        ctx: &Context,
+        snapshotter: &str,
+        name: &str,
+        key: &str,
+        parent: &str,
+    ) -> Result<SnapshotRecord> {
+        check_commit(&self.database.read()?, ctx, snapshotter, name, key, parent)
+    }
+
+    /// Turns an active snapshot into a committed one. A `parent` is given only where it had none.
+    ///
+    /// # Errors
+    /// As [`SnapshotRecords::committable`].
+    #[expect(clippy::too_many_arguments, reason = "one call of the wire")]
+    pub async fn commit(
+        &self,
+        ctx: &Context,
+        snapshotter: &str,
+        name: &str,
+        key: &str,
+        parent: &str,
+        mut labels: Labels,
+        (size, inodes): (u64, u64),
+    ) -> Result<()> {
+        labels::validate(&labels)?;
+        labels::drop_empty(&mut labels);
+        let owned = ctx.clone();
+        let [snapshotter2, name2, key2, parent2] = [snapshotter, name, key, parent].map(str::to_owned);
+        let change = move |tx: &mut Tx<'_>| {
+            let mut snapshot = check_commit(tx, &owned, &snapshotter2, &name2, &key2, &parent2)?;
+            erase(tx, &owned, &snapshot)?;
+            let kind = resource(&snapshotter2);
+            leases::detach(tx, &owned, &kind, &key2)?;
+            leases::attach(tx, &owned, &kind, &name2)?;
+            let now = SystemTime::now();
+            if !parent2.is_empty() {
+                snapshot.parent = parent2;
+            }
+            snapshot = SnapshotRecord {
+                name: name2,
+                kind: Kind::Committed,
+                labels,
+                created_at: now,
+                updated_at: now,
+                size,
+                inodes,
+                ..snapshot
+            };
+            store(tx, &owned, &snapshot)
+        };
+        self.database.write(change).await?;
+        let event =
+            told::SnapshotCommit { key: key.into(), name: name.into(), snapshotter: snapshotter.into() };
+        self.exchange.publish(&ctx.namespace, "/snapshot/commit", &event);
+        Ok(())
+    }
+
+    /// Removes a record without children; its directory goes later.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition with children.
+    pub async fn remove(&self, ctx: &Context, snapshotter: &str, name: &str) -> Result<()> {
+        let owned = ctx.clone();
+        let [snapshotter2, name2] = [snapshotter, name].map(str::to_owned);
+        let change = move |tx: &mut Tx<'_>| {
+            let snapshot = existing(tx, &owned, &snapshotter2, &name2)?;
+            if has_children(tx, &owned, &snapshotter2, &name2)? {
+                return Err(Error::failed_precondition("cannot remove snapshot with child"));
+            }
+            leases::detach(tx, &owned, &resource(&snapshotter2), &name2)?;
+            erase(tx, &owned, &snapshot)
+        };
+        self.database.write(change).await?;
+        self.tell_removed(&ctx.namespace, snapshotter, name);
+        Ok(())
+    }
+
+    pub(crate) fn tell_removed(&self, namespace: &Namespace, snapshotter: &str, name: &str) {
+        let event = told::SnapshotRemove { key: name.into(), snapshotter: snapshotter.into() };
+        self.exchange.publish(namespace, "/snapshot/remove", &event);
+    }
+
+    /// A snapshot.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub fn stat(&self, ctx: &Context, snapshotter: &str, name: &str) -> Result<SnapshotRecord> {
+        existing(&self.database.read()?, ctx, snapshotter, name)
+    }
+
+    /// Changes labels: those that `paths` names (`labels`, `labels.K`), or all when it names none.
+    ///
+    /// # Errors
+    /// NotFound, InvalidArgument.
+    pub async fn update(
+        &self,
+        ctx: &Context,
+        snapshotter: &str,
+        name: &str,
+        new: Labels,
+        paths: Vec<String>,
+    ) -> Result<SnapshotRecord> {
+        let ctx = ctx.clone();
+        let [snapshotter, name] = [snapshotter, name].map(str::to_owned);
+        self.database
+            .write(move |tx| {
+                let mut snapshot = existing(tx, &ctx, &snapshotter, &name)?;
+                if paths.is_empty() {
+                    snapshot.labels.clone_from(&new);
+                }
+                for path in &paths {
+                    if !apply_map("labels", path, &mut snapshot.labels, &new) {
+                        let text = format!("cannot update {path:?} field on snapshot {name:?}");
+                        return Err(Error::invalid_argument(text));
+                    }
+                }
+                labels::validate(&snapshot.labels)?;
+                labels::drop_empty(&mut snapshot.labels);
+                snapshot.updated_at = SystemTime::now();
+                store(tx, &ctx, &snapshot)?;
+                Ok(snapshot)
+            })
+            .await
+    }
+
+    /// The snapshots that pass, by name.
+    ///
+    /// # Errors
+    /// InvalidArgument for a malformed filter.
+    pub fn list(&self, ctx: &Context, snapshotter: &str, filters: &[String]) -> Result<Vec<SnapshotRecord>> {
+        let filter = Filter::parse(filters).context("filters").or_else(|_| Filter::parse(filters))?;
+        let mut found = Vec::new();
+        let parts = [ctx.namespace.as_str(), snapshotter];
+        scan(&self.database.read()?, keys::Kind::Snapshot, &parts, |mut parts, record| {
+            let name = parts.pop().unwrap_or_default();
+            let snapshot = SnapshotRecord::from_record(&name, snapshotter, record);
+            if filter.matches(&snapshot) {
+                found.push(snapshot);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Numbers of the directories that any namespace knows.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn all_ids(&self, snapshotter: &str) -> Result<BTreeSet<u64>> {
+        let mut found = BTreeSet::new();
+        scan(&self.database.read()?, keys::Kind::Snapshot, &[], |parts, record: records::Snapshot| {
+            if parts.get(1).is_some_and(|name| name == snapshotter) {
+                found.insert(record.id);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+}
+
+pub(crate) fn has_children(
+    reader: &impl Reader,
+    ctx: &Context,
+    snapshotter: &str,
+    name: &str,
+) -> Result<bool> {
+    let prefix = Key::prefix(keys::Kind::Child, &[ctx.namespace.as_str(), snapshotter, name]);
+    let mut found = false;
+    reader.scan_bytes(prefix.bytes(), &mut |_, _| {
+        found = true;
+        Ok(false)
+    })?;
+    Ok(found)
+}
+
+/// Removes a snapshot for the collector, unless it has children.
+pub(crate) fn collect(tx: &mut Tx<'_>, ctx: &Context, snapshotter: &str, name: &str) -> Result<bool> {
+    let Some(snapshot) = find(tx, ctx, snapshotter, name)? else { return Ok(false) };
+    if has_children(tx, ctx, snapshotter, name)? {
+        return Ok(false);
+    }
+    erase(tx, ctx, &snapshot)?;
+    Ok(true)
+}
+
+fn check_commit(
+    reader: &impl Reader,
+    ctx: &Context,
+    snapshotter: &str,
+    name: &str,
+    key: &str,
+    parent: &str,
+) -> Result<SnapshotRecord> {
+    leases::check(reader, ctx)?;
+    let snapshot = existing(reader, ctx, snapshotter, key)?;
+    if find(reader, ctx, snapshotter, name)?.is_some() {
+        return Err(Error::already_exists(format!("snapshot {name:?}")));
+    }
+    if snapshot.kind != Kind::Active {
+        let shown = snapshot.shown(&ctx.namespace);
+        return Err(Error::failed_precondition(format!(
+            "failed to commit snapshot {shown}: snapshot {shown:?} is not active"
+        )));
+    }
+    if !parent.is_empty() {
+        if !snapshot.parent.is_empty() && snapshot.parent != parent {
+            let text =
+                format!("parent {parent:?} is given for a snapshot that has one: {:?}", snapshot.parent);
+            return Err(Error::invalid_argument(text));
+        }
+        check_parent(reader, ctx, snapshotter, parent)?;
+    }
+    Ok(snapshot)
+}
