@@ -1,0 +1,291 @@
+//! The store: reading, listing, and opening writers.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use corten_events::Exchange;
+use corten_metadata::{BlobRecord, Blobs, Database, Ingests};
+use corten_types::filter::Fields;
+use corten_types::{Context, Digest, Error, ErrorClass, Filter, Labels, Result, ResultExt, timestamp};
+
+use crate::ingest::IngestFiles;
+use crate::writer::Writer;
+
+/// Whether a namespace may use the blobs of others by their digest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Knowing the digest is enough.
+    #[default]
+    Shared,
+    /// Only of namespaces that say so by a label.
+    Isolated,
+}
+
+/// What is to be written.
+#[derive(Clone, Debug, Default)]
+pub struct WriterOptions {
+    /// The client's name for the ingest.
+    pub reference: String,
+    /// Bytes; 0 when not known.
+    pub total: u64,
+    /// Digest, if known.
+    pub expected: Option<Digest>,
+}
+
+/// How far an ingest is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngestStatus {
+    /// The client's name for it.
+    pub reference: String,
+    /// Bytes on disk.
+    pub offset: u64,
+    /// Bytes announced; 0 when not known.
+    pub total: u64,
+    /// Digest announced; only of writers that share an existing blob.
+    pub expected: Option<Digest>,
+    /// When it was begun.
+    pub started_at: SystemTime,
+    /// When it last grew.
+    pub updated_at: SystemTime,
+}
+
+impl Fields for IngestStatus {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        (path == ["ref"]).then_some(Cow::Borrowed(&self.reference))
+    }
+}
+
+/// The content store. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub root: PathBuf,
+    pub blobs: Blobs,
+    pub ingests: Ingests,
+    policy: Policy,
+    /// Open writers by backend reference, since when.
+    locks: Mutex<HashMap<String, SystemTime>>,
+}
+
+/// Holds a reference for one writer.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    shared: Arc<Shared>,
+    backend: String,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.shared.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.backend);
+    }
+}
+
+impl Shared {
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
+    }
+
+    pub(crate) fn lock(self: &Arc<Self>, backend: &str) -> Result<Lock> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(since) = locks.get(backend) {
+            let held = since.elapsed().unwrap_or_default();
+            return Err(Error::unavailable(format!(
+                "ref {backend} locked for {held:?} (since {})",
+                timestamp::rfc3339(*since)
+            )));
+        }
+        locks.insert(backend.to_owned(), SystemTime::now());
+        Ok(Lock { shared: Arc::clone(self), backend: backend.to_owned() })
+    }
+
+    pub(crate) fn has_writers(&self) -> bool {
+        !self.locks.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    pub(crate) fn is_locked(&self, backend: &str) -> bool {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).contains_key(backend)
+    }
+}
+
+impl Store {
+    /// Opens the store in a folder, which is made if need be.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn open(root: &Path, database: &Database, exchange: &Exchange, policy: Policy) -> Result<Self> {
+        for folder in ["blobs/sha256", "ingest"] {
+            std::fs::create_dir_all(root.join(folder)).with_context(|| root.display().to_string())?;
+        }
+        let shared = Shared {
+            root: root.to_owned(),
+            blobs: Blobs::new(database.clone(), exchange.clone()),
+            ingests: Ingests::new(database.clone()),
+            policy,
+            locks: Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What is known of a blob.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub fn info(&self, ctx: &Context, digest: &Digest) -> Result<BlobRecord> {
+        self.shared.blobs.get(ctx, digest)
+    }
+
+    /// Changes labels: those that `paths` names (`labels`, `labels.K`), or all when it names none.
+    ///
+    /// # Errors
+    /// NotFound, InvalidArgument.
+    pub async fn update(
+        &self,
+        ctx: &Context,
+        digest: &Digest,
+        labels: Labels,
+        paths: &[String],
+    ) -> Result<BlobRecord> {
+        self.shared.blobs.update(ctx, digest, labels, paths.to_vec()).await
+    }
+
+    /// The blobs that pass, by digest.
+    ///
+    /// # Errors
+    /// InvalidArgument for a malformed filter.
+    pub fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<BlobRecord>> {
+        self.shared.blobs.list(ctx, filters)
+    }
+
+    /// Removes a blob from the namespace; its file goes with a collection.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn delete(&self, ctx: &Context, digest: &Digest) -> Result<()> {
+        self.shared.blobs.delete(ctx, digest).await
+    }
+
+    /// Opens a blob for reading.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub fn reader(&self, ctx: &Context, digest: &Digest) -> Result<BlobReader> {
+        self.info(ctx, digest)?;
+        let missing = |_| Error::not_found(format!("content digest {digest}"));
+        let file = File::open(self.shared.blob_path(digest)).map_err(missing)?;
+        let size = file.metadata()?.len();
+        Ok(BlobReader { file: Arc::new(file), size })
+    }
+
+    /// A whole blob of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// NotFound; ResourceExhausted when it is larger.
+    pub fn read(&self, ctx: &Context, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+        let blob = self.reader(ctx, digest)?;
+        if blob.size > limit {
+            let text = format!("content {digest} has {} bytes, more than {limit}", blob.size);
+            return Err(Error::new(ErrorClass::ResourceExhausted, text));
+        }
+        let mut data = vec![0; usize::try_from(blob.size).unwrap_or(0)];
+        blob.file.read_exact_at(&mut data, 0)?;
+        Ok(data)
+    }
+
+    /// How far an ingest is.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub fn status(&self, ctx: &Context, reference: &str) -> Result<IngestStatus> {
+        let missing =
+            || Error::not_found(format!("could not get status for ref {reference:?}: reference {reference}"));
+        let record = self.shared.ingests.get(ctx, reference)?.ok_or_else(missing)?;
+        IngestFiles::of(&self.shared.root, &record.backend).status(reference).ok_or_else(missing)
+    }
+
+    /// The ingests that pass.
+    ///
+    /// # Errors
+    /// InvalidArgument for a malformed filter.
+    pub fn statuses(&self, ctx: &Context, filters: &[String]) -> Result<Vec<IngestStatus>> {
+        let filter = Filter::parse(filters)?;
+        let records = self.shared.ingests.list(ctx)?;
+        let statuses = records.iter().filter_map(|record| {
+            IngestFiles::of(&self.shared.root, &record.backend).status(&record.reference)
+        });
+        Ok(statuses.filter(|status| filter.matches(status)).collect())
+    }
+
+    /// Gives an ingest up, also one that is being written: its writer fails later.
+    ///
+    /// # Errors
+    /// NotFound `reference R`.
+    pub async fn abort(&self, ctx: &Context, reference: &str) -> Result<()> {
+        let record = self.shared.ingests.remove(ctx, reference).await?;
+        IngestFiles::of(&self.shared.root, &record.backend).remove()
+    }
+
+    /// Opens a writer: for a blob that exists elsewhere one that shares it, else for an ingest, new or
+    /// resumed (spec 01 §2.3).
+    ///
+    /// # Errors
+    /// AlreadyExists when the namespace has the blob, which then joins the caller's lease; Unavailable while
+    /// somebody else writes under this reference; NotFound for the lease.
+    pub async fn writer(&self, ctx: &Context, options: WriterOptions) -> Result<Writer> {
+        let shared = &self.shared;
+        let mut existing = None;
+        if let Some(expected) = &options.expected {
+            if shared.blobs.lease_existing(ctx, expected).await? {
+                return Err(Error::already_exists(format!("content {expected}")));
+            }
+            let may_share = shared.policy == Policy::Shared || shared.blobs.is_shareable(expected)?;
+            if may_share && let Ok(metadata) = std::fs::metadata(shared.blob_path(expected)) {
+                existing = Some(metadata.len()).filter(|size| options.total == 0 || options.total == *size);
+            }
+        }
+        let held = match shared.ingests.get(ctx, &options.reference)? {
+            Some(known) => Some(shared.lock(&known.backend)?),
+            None => None,
+        };
+        let record = shared
+            .ingests
+            .open(ctx, &options.reference, options.expected.as_ref().filter(|_| existing.is_some()))
+            .await?;
+        let lock = match held {
+            Some(lock) => lock,
+            None => shared.lock(&record.backend)?,
+        };
+        Writer::open(self.clone(), ctx.clone(), options, record.backend, lock, existing).await
+    }
+}
+
+/// An open blob. Clones share the file.
+#[derive(Clone, Debug)]
+pub struct BlobReader {
+    file: Arc<File>,
+    size: u64,
+}
+
+impl BlobReader {
+    /// Bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads from an offset; 0 at the end.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        Ok(self.file.read_at(buffer, offset)?)
+    }
+}
