@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use corten_metadata::images::Image;
+use corten_metadata::Image;
 use corten_types::{Context, Descriptor, Error, Labels, Platform, Result, timestamp};
 
 use crate::ImageService;
@@ -146,13 +146,13 @@ impl ImageService {
         labels: Labels,
         target: &Descriptor,
     ) -> Result<Image> {
-        let image = Image::new(name, labels, target.clone());
+        let image = Image::new(name, target.clone(), labels);
         for _ in 0..MAX_TRIES {
             match self.shared.images.create(ctx, image.clone(), None).await {
                 Err(error) if error.is_already_exists() => {}
                 other => return other,
             }
-            match self.shared.images.update(ctx, image.clone(), &[], None).await {
+            match self.shared.images.update(ctx, image.clone(), Vec::new(), None).await {
                 Err(error) if error.is_not_found() => {}
                 other => return other,
             }

@@ -27,7 +27,7 @@ pub mod naming;
 mod platforms;
 pub mod progress;
 
-pub use corten_metadata::images::Image;
+pub use corten_metadata::Image;
 pub use destination::{Destination, Unpack};
 pub use import::ImportRequest;
 pub use naming::ImageReference;

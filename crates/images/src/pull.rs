@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use corten_metadata::images::Image;
+use corten_metadata::Image;
 use corten_registry::Resolver;
 use corten_types::{Context, Descriptor, Error, Reference, Result, ResultExt};
 

@@ -9,7 +9,7 @@ mod tar;
 use std::io::{BufRead, BufReader, Read};
 use std::pin::Pin;
 
-use corten_metadata::images::Image;
+use corten_metadata::Image;
 use corten_types::{Context, Descriptor, Error, Result, ResultExt};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::runtime::Handle;
