@@ -1,1 +1,13 @@
-//! Stub.
+//! Layers onto file trees (spec 01 §3): a stream is decompressed, hashed and extracted in one pass.
+//!
+//! Archives are hostile: every name is resolved by the kernel inside of the tree (`openat2` with
+//! `RESOLVE_IN_ROOT`), leaves are made with `O_EXCL` and never followed. Nothing here verifies the digest;
+//! the caller compares what comes out before it makes the tree visible.
+
+mod apply;
+mod input;
+mod leaf;
+mod names;
+mod tree;
+
+pub use apply::{Applied, ApplyOptions, apply};
