@@ -1,1 +1,15 @@
-//! Stub.
+//! Snapshots: the file trees that containers stand on, each a change over its parent (spec 01 §11).
+//!
+//! Records lie in the metadata database, directories with a [`Backend`] under the numbers that the records
+//! give; a directory exists before its record and goes after it. Nothing here mounts anything.
+
+mod backend;
+mod du;
+mod native;
+mod overlay;
+mod service;
+
+pub use backend::{Backend, Usage};
+pub use native::Native;
+pub use overlay::{Overlay, OverlayOptions};
+pub use service::Snapshots;
