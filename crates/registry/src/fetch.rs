@@ -9,9 +9,11 @@ use bytes::Bytes;
 use corten_types::{Descriptor, Error, Reference, Result, media_type};
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
 use http::{HeaderName, HeaderValue, Method};
+use tokio::sync::Semaphore;
 
 use crate::MAX_MANIFEST_SIZE;
 use crate::hosts::{Capabilities, Host, Tls};
+use crate::lanes::Lanes;
 use crate::request::{Endpoint, unexpected_status};
 use crate::resolver::{Repository, Resolver};
 use crate::transport::{Body, Response, Transport, TransportKind};
@@ -65,6 +67,7 @@ impl Fetcher {
             offset,
             source: None,
             avoid: Vec::new(),
+            whole: false,
             failures: 0,
             gained: 0,
         };
@@ -84,6 +87,51 @@ impl Fetcher {
         &self.repository
     }
 
+    /// Part of a blob from one host, whole.
+    ///
+    /// # Errors
+    /// Anything that keeps the host from giving exactly this part.
+    pub(crate) async fn part(
+        &self,
+        authority: &str,
+        descriptor: &Descriptor,
+        range: std::ops::Range<u64>,
+    ) -> Result<Vec<Bytes>, Transport> {
+        let failed = |text: String| Transport::new(TransportKind::Other, text);
+        let endpoint = self.repository.endpoints.iter().find(|endpoint| endpoint.host.authority == authority);
+        let endpoint = endpoint.ok_or_else(|| failed(format!("no host {authority}")))?;
+        let mut headers = headers(descriptor, range.start.max(1));
+        headers.retain(|(name, _)| name != RANGE);
+        let value = format!("bytes={}-{}", range.start, range.end - 1);
+        headers.extend(HeaderValue::from_str(&value).ok().map(|value| (RANGE, value)));
+        let request = endpoint.request(Method::GET, &format!("blobs/{}", descriptor.digest), &headers);
+        let sent = endpoint.send(request, &self.repository.scopes, true).await;
+        let response = sent.map_err(|failure| failed(failure.into_error().message().to_owned()))?;
+        if response.status.as_u16() != 206 {
+            return Err(failed(format!("a part was answered with {}", response.status)));
+        }
+        let (mut body, _) =
+            check(Ok(response), range.start).await.map_err(|error| failed(error.message().to_owned()))?;
+        let (mut chunks, mut left) = (Vec::new(), range.end - range.start);
+        while let Some(chunk) = body.chunk().await? {
+            left = left
+                .checked_sub(chunk.len() as u64)
+                .ok_or_else(|| failed("a part is too long".to_owned()))?;
+            chunks.push(chunk);
+        }
+        if left > 0 { Err(Transport::new(TransportKind::Eof, "unexpected EOF")) } else { Ok(chunks) }
+    }
+
+    /// What bounds parts that wait in memory.
+    pub(crate) fn parts_budget(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.repository.client_options.limits.parts)
+    }
+
+    /// How long a blob may come slowly before it is split.
+    pub(crate) fn split_after(&self) -> Duration {
+        self.repository.split_after
+    }
+
     async fn open(&self, descriptor: &Descriptor, offset: u64, avoid: &[String]) -> Result<Source> {
         let opened = self.open_anywhere(descriptor, offset, avoid).await;
         opened.map_err(|error| error.context("httpReadSeeker: failed open"))
@@ -92,7 +140,7 @@ impl Fetcher {
     async fn open_anywhere(&self, descriptor: &Descriptor, offset: u64, avoid: &[String]) -> Result<Source> {
         let mut endpoints = self.repository.capable(|can| can.pull);
         endpoints.sort_by_key(|endpoint| avoid.contains(&endpoint.host.authority));
-        if let Some(source) = self.open_foreign(descriptor, offset).await {
+        if let Some(source) = self.open_foreign(descriptor, offset, avoid).await {
             return Ok(source);
         }
         if endpoints.is_empty() {
@@ -126,9 +174,12 @@ impl Fetcher {
     /// Tries the addresses that a descriptor itself names (foreign layers). They come from the image, so
     /// nothing of ours is sent there: no credentials, no configured header lines, no client certificate
     /// (CVE-2020-15157).
-    async fn open_foreign(&self, descriptor: &Descriptor, offset: u64) -> Option<Source> {
+    async fn open_foreign(&self, descriptor: &Descriptor, offset: u64, avoid: &[String]) -> Option<Source> {
         for text in &descriptor.urls {
             let Ok(url) = Url::parse(text) else { continue };
+            if avoid.contains(&url.authority) {
+                continue;
+            }
             let host = Host {
                 scheme: url.scheme,
                 authority: url.authority.clone(),
@@ -147,7 +198,14 @@ impl Fetcher {
             let sent = endpoint.send(request, &BTreeSet::new(), false).await;
             let response = sent.map_err(crate::request::Failure::into_error);
             match check(response, offset).await {
-                Ok(source) => return Some(source),
+                Ok((body, skip)) => {
+                    return Some(Source {
+                        body: Some(body),
+                        skip,
+                        authority: url.authority,
+                        lanes: Lanes::never(),
+                    });
+                }
                 Err(error) => tracing::debug!(host = %url.authority, %error, "trying next address"),
             }
         }
@@ -165,6 +223,8 @@ pub struct Download {
     source: Option<Source>,
     /// Hosts whose connections brought nothing; they are asked last.
     avoid: Vec<String>,
+    /// Whether parts failed, so that the blob is not split again.
+    whole: bool,
     /// Connections in a row without progress.
     failures: u32,
     /// Bytes since the last failure.
@@ -173,10 +233,14 @@ pub struct Download {
 
 /// An open answer.
 struct Source {
-    body: Body,
+    /// Gone once the rest comes in parts.
+    body: Option<Body>,
     /// Bytes before the wanted offset that the host sends nevertheless.
     skip: u64,
+    /// The host that was asked.
     authority: String,
+    /// Further connections, where they help.
+    lanes: Lanes,
 }
 
 impl std::fmt::Debug for Source {
@@ -207,7 +271,17 @@ impl Download {
                 self.reopen().await?;
                 continue;
             };
-            match source.next().await {
+            let chunk = if source.lanes.turn(&self.fetcher, &self.descriptor, self.offset) {
+                source.body = None;
+                source.lanes.next(self.offset).await
+            } else if source.body.is_some() {
+                source.next().await
+            } else {
+                // No more parts for now: on over one connection.
+                self.source = None;
+                continue;
+            };
+            match chunk {
                 Ok(Some(chunk)) => {
                     let left = self.size - self.offset;
                     if chunk.len() as u64 > left {
@@ -227,7 +301,9 @@ impl Download {
     /// Takes note of a broken connection; the next one is made after a while.
     async fn lost(&mut self, error: &Transport) -> Result<()> {
         let what = self.what();
-        let authority = self.source.take().map(|source| source.authority);
+        let source = self.source.take();
+        self.whole |= source.as_ref().is_some_and(|source| source.body.is_none());
+        let authority = source.map(|source| source.authority);
         if self.gained >= PROGRESS {
             self.failures = 0;
         } else if let Some(authority) = authority
@@ -250,7 +326,10 @@ impl Download {
 
     async fn reopen(&mut self) -> Result<()> {
         match self.fetcher.open(&self.descriptor, self.offset, &self.avoid).await {
-            Ok(source) => {
+            Ok(mut source) => {
+                if self.whole {
+                    source.lanes = Lanes::never();
+                }
                 self.source = Some(source);
                 Ok(())
             }
@@ -272,7 +351,8 @@ impl Download {
 
 impl Source {
     async fn next(&mut self) -> Result<Option<Bytes>, Transport> {
-        while let Some(mut chunk) = self.body.chunk().await? {
+        let Some(body) = &mut self.body else { return Ok(None) };
+        while let Some(mut chunk) = self.lanes.watch(body.chunk()).await? {
             let skipped = self.skip.min(chunk.len() as u64);
             self.skip -= skipped;
             let _ = chunk.split_to(usize::try_from(skipped).unwrap_or(chunk.len()));
@@ -302,13 +382,17 @@ async fn open_at(
         other => other,
     };
     let denied = response.as_ref().is_ok_and(|response| matches!(response.status.as_u16(), 401 | 403));
-    check(response, offset).await.map_err(|error| match error.hint() {
+    let (body, skip) = check(response, offset).await.map_err(|error| match error.hint() {
         None if denied => error.with_hint(format!("asked {}", endpoint.describe())),
         _ => error,
-    })
+    })?;
+    let lanes =
+        if body.is_encoded() || skip > 0 { Lanes::never() } else { Lanes::new(&endpoint.host.authority) };
+    Ok(Source { body: Some(body), skip, authority: endpoint.host.authority.clone(), lanes })
 }
 
-async fn check(response: Result<Response>, offset: u64) -> Result<Source> {
+/// The body of a good answer, and how much of it comes before the wanted offset.
+async fn check(response: Result<Response>, offset: u64) -> Result<(Body, u64)> {
     let response = response?;
     if !response.status.is_success() {
         return Err(unexpected_status(&Method::GET, response).await);
@@ -321,7 +405,7 @@ async fn check(response: Result<Response>, offset: u64) -> Result<Source> {
             return Err(Error::unknown(format!("unhandled content range in response: {range}")));
         }
     };
-    Ok(Source { skip, authority: response.url.authority.clone(), body: response.body })
+    Ok((response.body, skip))
 }
 
 fn headers(descriptor: &Descriptor, offset: u64) -> Vec<(HeaderName, HeaderValue)> {

@@ -10,6 +10,7 @@
 mod auth;
 mod fetch;
 pub mod hosts;
+mod lanes;
 mod referrers;
 mod request;
 mod resolve;

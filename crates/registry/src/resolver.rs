@@ -35,6 +35,8 @@ pub struct ResolverOptions {
     pub user_agent: String,
     /// Longest silence of a host before it is tried again.
     pub stall_timeout: Duration,
+    /// How long a blob may come slowly over one connection before further ones are tried beside it.
+    pub split_after: Duration,
     /// Bound on requests per host; share it to share the bound.
     pub limits: Arc<Limits>,
     /// Sees requests and answers.
@@ -51,6 +53,7 @@ impl Default for ResolverOptions {
             credentials: None,
             user_agent: concat!("containerd/", env!("CARGO_PKG_VERSION")).to_owned(),
             stall_timeout: Duration::from_secs(30),
+            split_after: Duration::from_secs(1),
             limits: Arc::default(),
             trace: None,
         }
@@ -81,6 +84,8 @@ pub(crate) struct Repository {
     /// For addresses outside of the registry, to which nothing of ours is sent.
     pub client_options: ClientOptions,
     pub scopes: BTreeSet<String>,
+    /// How long a blob may come slowly before it is split.
+    pub split_after: Duration,
 }
 
 impl Resolver {
@@ -111,7 +116,8 @@ impl Resolver {
             })
             .collect();
         let scopes = BTreeSet::from([pull_scope(path)]);
-        Ok(Repository { reference: text, endpoints, client_options, scopes })
+        let split_after = self.options.split_after;
+        Ok(Repository { reference: text, endpoints, client_options, scopes, split_after })
     }
 
     fn client_options(&self) -> Result<ClientOptions> {

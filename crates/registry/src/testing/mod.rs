@@ -43,6 +43,8 @@ pub enum Fault {
     CutAfter(usize),
     /// The body stops after so many bytes, and the connection stays open.
     HangAfter(usize),
+    /// The body in pieces of so many bytes with a pause of so many milliseconds after each.
+    Slow(usize, u64),
     /// The right number of wrong bytes.
     WrongBytes,
     /// `Range` is ignored: 200 and the whole body.

@@ -149,14 +149,16 @@ fn content(stored: &Stored, request: &Recorded, fault: Option<&Fault>) -> Answer
         headers.push(("Docker-Content-Digest".to_owned(), stored.digest.to_string()));
     }
     let mut body = stored.data.clone();
-    let range = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
+    let range = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
     let mut status = 200;
-    if let Some(start) = range.and_then(|start| start.parse::<usize>().ok())
+    if let Some((Ok(start), end)) = range.map(|(start, end)| (start.parse::<usize>(), end.parse::<usize>()))
         && !matches!(fault, Some(Fault::IgnoreRange))
     {
-        let range = format!("bytes {start}-{}/{}", body.len().saturating_sub(1), body.len());
-        headers.push(("Content-Range".to_owned(), range));
-        body = body.split_off(start.min(body.len()));
+        let total = body.len();
+        let end = end.map_or(total, |last| total.min(last + 1));
+        headers
+            .push(("Content-Range".to_owned(), format!("bytes {start}-{}/{total}", end.saturating_sub(1))));
+        body = body.slice(start.min(end)..end);
         status = 206;
     }
     match fault {
@@ -212,7 +214,15 @@ async fn write(
     stream.write_all(head.as_bytes()).await?;
     if request.method != "HEAD" {
         let end = cut.unwrap_or(answer.body.len()).min(answer.body.len());
-        stream.write_all(&answer.body[..end]).await?;
+        if let Some(Fault::Slow(size, pause)) = fault {
+            for piece in answer.body.chunks(size) {
+                stream.write_all(piece).await?;
+                stream.flush().await?;
+                tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+            }
+        } else {
+            stream.write_all(&answer.body[..end]).await?;
+        }
     }
     stream.flush().await?;
     if let Some(Fault::HangAfter(_)) = fault {

@@ -5,18 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// Of 2 MiB each.
+const MAX_PARTS: usize = 12;
+
 /// A bound on simultaneous requests per host, shared by all resolvers that hold it.
 #[derive(Debug)]
 pub struct Limits {
     per_host: usize,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// Parts of blobs that may wait in memory at once.
+    pub(crate) parts: Arc<Semaphore>,
 }
 
 impl Limits {
     /// At most `per_host` requests to one host at a time, at least one.
     #[must_use]
     pub fn new(per_host: usize) -> Self {
-        Self { per_host: per_host.max(1), hosts: Mutex::default() }
+        let parts = Arc::new(Semaphore::new(MAX_PARTS));
+        Self { per_host: per_host.max(1), hosts: Mutex::default(), parts }
     }
 
     /// Waits for a place.

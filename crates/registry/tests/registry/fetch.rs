@@ -243,3 +243,34 @@ async fn connections_are_used_again() {
         read(&fetcher, &blob, 0).await.unwrap();
     }
 }
+
+fn splitting(registry: &ScriptedRegistry) -> Fetcher {
+    let resolver = Resolver::new(ResolverOptions { split_after: Duration::from_millis(50), ..options() });
+    resolver.fetcher(&reference(&registry.host(), "1.0")).unwrap()
+}
+
+#[tokio::test]
+async fn a_large_blob_that_comes_slowly_is_fetched_in_parts() {
+    let registry = ScriptedRegistry::start().await;
+    let data = noise(30_000_001);
+    let blob = registry.blob("lab/img", LAYER, &data);
+    registry.cue("GET", Fault::Slow(64 << 10, 5), 99);
+    assert!(read(&splitting(&registry), &blob, 0).await.unwrap() == data);
+    let requests = registry.requests();
+    let parts: Vec<_> = requests.iter().filter_map(|request| request.header("range")).collect();
+    assert!(parts.len() > 5 && parts.iter().all(|range| !range.ends_with('-')), "{parts:?}");
+}
+
+#[tokio::test]
+async fn a_part_that_fails_costs_only_its_connection() {
+    for fault in [Fault::Status(500), Fault::IgnoreRange, Fault::CutAfter(1000), Fault::BodyPlus(7)] {
+        let registry = ScriptedRegistry::start().await;
+        let data = noise(20_000_000);
+        let blob = registry.blob("lab/img", LAYER, &data);
+        // The first connection, the first parts, then the faulty ones.
+        registry.cue("GET", Fault::Slow(64 << 10, 5), 4);
+        registry.cue("GET", fault.clone(), 2);
+        registry.cue("GET", Fault::Slow(64 << 10, 5), 99);
+        assert!(read(&splitting(&registry), &blob, 0).await.unwrap() == data, "{fault:?}");
+    }
+}
