@@ -37,6 +37,9 @@ pub struct Applied {
     pub digest: Digest,
     /// Its bytes.
     pub size: u64,
+    /// Folders that the layer has entries in but does not list, made with default attributes because no
+    /// layer below was there to copy them from; see [`inherit`].
+    pub implied: Vec<PathBuf>,
 }
 
 /// Extracts a layer, compressed by gzip, Zstandard or not at all, onto mounts that are not mounted yet. A
@@ -53,7 +56,17 @@ pub fn apply(input: &mut dyn Read, mounts: &[Mount], options: &ApplyOptions) -> 
     if options.sync {
         rustix::fs::syncfs(tree.root()).map_err(system)?;
     }
-    Ok(Applied { digest, size })
+    Ok(Applied { digest, size, implied: tree.implied() })
+}
+
+/// Gives folders of an overlay's upper layer the attributes that they have in the nearest layer below: for
+/// [`Applied::implied`], once a layer that was extracted on its own gets layers below it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn inherit(overlay: &Mount, folders: &[PathBuf]) -> Result<()> {
+    let (_, tree) = open(std::slice::from_ref(overlay), Path::new(""))?;
+    folders.iter().try_for_each(|folder| tree.inherit(folder))
 }
 
 fn option<'a>(mount: &'a Mount, key: &str) -> Option<&'a str> {
@@ -121,6 +134,7 @@ fn one<R: Read>(
     leaf::write(tree, Place { parent: parent.as_fd(), name: &name }, entry, &attributes)?;
     let path = folder.join(name);
     if entry.header().entry_type().is_dir() {
+        tree.listed(&path);
         folders.push((path.clone(), attributes.times()));
     }
     tree.wrote(path);

@@ -10,4 +10,4 @@ mod leaf;
 mod names;
 mod tree;
 
-pub use apply::{Applied, ApplyOptions, apply};
+pub use apply::{Applied, ApplyOptions, apply, inherit};

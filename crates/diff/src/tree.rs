@@ -1,6 +1,6 @@
 //! The tree that a layer goes into, reached only through directory handles.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use corten_types::{Error, Result, ResultExt};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Stat, Uid, XattrFlags, chownat, fchmod,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Stat, Uid, XattrFlags, fchmod, fchown,
     fsetxattr, mkdirat, mknodat, openat, openat2, statat, unlinkat,
 };
 use rustix::io::Errno;
@@ -32,6 +32,8 @@ pub(crate) struct Tree {
     whiteouts: Whiteouts,
     /// The folder that was used last: archives list a folder's files together.
     last: Option<(PathBuf, Rc<OwnedFd>)>,
+    /// Folders that were made without being listed and without a layer below that has them.
+    implied: BTreeSet<PathBuf>,
     /// What this layer wrote, for opaque markers that come late.
     written: HashSet<PathBuf>,
 }
@@ -45,7 +47,7 @@ impl Tree {
         let root = openat(CWD, root, FOLDER, Mode::empty())
             .map_err(system)
             .with_context(|| root.display().to_string())?;
-        Ok(Self { root, whiteouts, last: None, written: HashSet::new() })
+        Ok(Self { root, whiteouts, last: None, implied: BTreeSet::new(), written: HashSet::new() })
     }
 
     pub(crate) fn root(&self) -> BorrowedFd<'_> {
@@ -84,19 +86,35 @@ impl Tree {
             Ok(()) => {
                 let handle =
                     openat(parent.as_fd(), name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(system)?;
-                let below = self.below(folder);
-                let mode = below.as_ref().map_or(0o755, |stat| stat.st_mode & 0o7777);
-                if let Some(stat) = below {
-                    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-                    chownat(parent.as_fd(), name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                        .map_err(system)?;
+                match self.below(folder) {
+                    Some(stat) => own(&handle, &stat)?,
+                    None => {
+                        self.implied.insert(folder.to_owned());
+                        fchmod(&handle, Mode::from_raw_mode(0o755)).map_err(system)?;
+                    }
                 }
-                fchmod(&handle, Mode::from_raw_mode(mode)).map_err(system)?;
             }
             Err(Errno::EXIST) => {}
             Err(error) => return Err(system(error)).with_context(|| folder.display().to_string()),
         }
         self.find(folder).map_err(system).with_context(|| folder.display().to_string())
+    }
+
+    /// Folders whose attributes nobody told.
+    pub(crate) fn implied(&self) -> Vec<PathBuf> {
+        self.implied.iter().cloned().collect()
+    }
+
+    /// Notes that the archive lists a folder after all.
+    pub(crate) fn listed(&mut self, folder: &Path) {
+        self.implied.remove(folder);
+    }
+
+    /// Gives a folder the attributes that it has below.
+    pub(crate) fn inherit(&self, folder: &Path) -> Result<()> {
+        // It may have been removed again by the layer itself.
+        let (Some(stat), Ok(handle)) = (self.below(folder), self.find(folder)) else { return Ok(()) };
+        own(&handle, &stat).with_context(|| folder.display().to_string())
     }
 
     /// The same folder in the nearest layer below.
@@ -151,6 +169,12 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// Owner and mode, in this order: a change of owner clears bits of the mode.
+fn own(folder: &OwnedFd, stat: &Stat) -> Result<()> {
+    fchown(folder, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))).map_err(system)?;
+    fchmod(folder, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(system)
 }
 
 /// Depth beyond which a tree is not removed: nobody's is that deep.
