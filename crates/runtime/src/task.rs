@@ -1,0 +1,115 @@
+//! One task: its bundle, its shim, and how it ended.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use corten_api::task_v3::DeleteResponse;
+use prost_types::Timestamp;
+use tokio::sync::watch;
+
+use crate::bundle::Bundle;
+use crate::log::ShimLog;
+use crate::shim::Shim;
+use crate::table::Key;
+
+/// Exit status of a task whose shim died and left no word of it.
+const LOST: u32 = 255;
+/// Exec processes of one task that are remembered for the case that the shim dies.
+const MAX_EXECS: usize = 4096;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Exit {
+    /// Its process id; 0 if it never ran.
+    pub pid: u32,
+    /// Exit code, or 128 and the signal.
+    pub status: u32,
+    /// When; none if it never ran.
+    pub at: Option<Timestamp>,
+}
+
+impl Exit {
+    /// What is reported when nothing is known.
+    pub(crate) fn lost(pid: u32) -> Self {
+        Self { pid, status: LOST, at: Some(corten_types::timestamp::now()) }
+    }
+}
+
+impl From<DeleteResponse> for Exit {
+    fn from(response: DeleteResponse) -> Self {
+        Self { pid: response.pid, status: response.exit_status, at: response.exited_at }
+    }
+}
+
+/// A task whose shim has answered at least once.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub key: Key,
+    pub bundle: Bundle,
+    pub shim: Shim,
+    /// Whether the shim belongs to a sandbox, so that it is not ours to end.
+    pub sandboxed: bool,
+    /// Process id of the init process; 0 while unknown.
+    pub pid: AtomicU32,
+    /// Started exec processes that are not known to have ended, with their process ids.
+    execs: Mutex<BTreeMap<String, u32>>,
+    ended: watch::Sender<Option<Exit>>,
+    _log: Option<ShimLog>,
+}
+
+impl Task {
+    pub fn new(key: Key, bundle: Bundle, shim: Shim, sandboxed: bool, log: Option<ShimLog>) -> Self {
+        Self {
+            key,
+            bundle,
+            shim,
+            sandboxed,
+            pid: AtomicU32::new(0),
+            execs: Mutex::default(),
+            ended: watch::Sender::new(None),
+            _log: log,
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// Notes the process id of the init process.
+    pub fn set_pid(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    pub fn exec_started(&self, exec: &str, pid: u32) {
+        let mut execs = self.execs();
+        if execs.len() < MAX_EXECS {
+            execs.insert(exec.to_owned(), pid);
+        }
+    }
+
+    pub fn exec_ended(&self, exec: &str) {
+        self.execs().remove(exec);
+    }
+
+    /// The exec processes that still run as far as known.
+    pub fn running_execs(&self) -> BTreeMap<String, u32> {
+        self.execs().clone()
+    }
+
+    /// Notes how the task ended, for those who wait although its shim is gone.
+    pub fn end(&self, exit: Exit) {
+        self.ended.send_replace(Some(exit));
+    }
+
+    /// How the task ended, once it is deleted or buried.
+    pub async fn ended(&self) -> Exit {
+        let mut ended = self.ended.subscribe();
+        let exit = ended.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
+        exit.unwrap_or_else(|| Exit::lost(self.pid()))
+    }
+
+    fn execs(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
