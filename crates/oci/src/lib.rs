@@ -1,1 +1,7 @@
-//! Stub.
+//! The OCI runtime specification: the default one and the edits that clients make to it, and with the
+//! feature `runtime` the drivers that run it: libcontainer embedded, or a program like runc.
+
+pub mod spec;
+
+#[cfg(feature = "runtime")]
+pub mod runtime;
