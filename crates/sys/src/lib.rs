@@ -33,7 +33,9 @@ pub fn close_all_except(keep: &[RawFd]) {
     for fd in keep.into_iter().chain([RawFd::MAX]) {
         if from < fd {
             // SAFETY: closing is all that happens; the child that calls this uses none of them.
-            unsafe { libc::syscall(libc::SYS_close_range, from as libc::c_uint, (fd - 1) as libc::c_uint, 0) };
+            unsafe {
+                libc::syscall(libc::SYS_close_range, from as libc::c_uint, (fd - 1) as libc::c_uint, 0)
+            };
         }
         from = fd.saturating_add(1);
     }

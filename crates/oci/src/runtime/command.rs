@@ -87,7 +87,8 @@ impl Program {
 pub fn reason(target: &Target, printed: &str) -> String {
     let log = std::fs::read_to_string(target.bundle.join("log.json")).unwrap_or_default();
     let last = log.lines().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let last = last.filter(|line| line["level"] == "error").find_map(|line| Some(line["msg"].as_str()?.to_owned()));
+    let last =
+        last.filter(|line| line["level"] == "error").find_map(|line| Some(line["msg"].as_str()?.to_owned()));
     match last {
         Some(message) => message,
         None if printed.trim().is_empty() => "unable to retrieve OCI runtime error".into(),

@@ -49,7 +49,9 @@ pub fn create(target: &Target, streams: Streams) -> Result<i32, Failure> {
         .as_sibling(true)
         .build();
     match built {
-        Ok(container) => container.pid().map(|pid| pid.as_raw()).ok_or_else(|| "the container has no pid".into()),
+        Ok(container) => {
+            container.pid().map(|pid| pid.as_raw()).ok_or_else(|| "the container has no pid".into())
+        }
         Err(error) => {
             let text = words(error);
             delete(target, true).ok();
