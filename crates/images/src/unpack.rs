@@ -142,6 +142,8 @@ struct Filled {
     applied: bool,
     /// Where on disk it lies.
     folder: Option<PathBuf>,
+    /// Folders whose attributes only the layers below tell.
+    implied: Vec<PathBuf>,
 }
 
 /// Where the bytes of a layer come from.
@@ -197,6 +199,7 @@ impl Job {
         let mut index = first;
         for (filled, turn) in extracted.into_iter().zip(turns) {
             if let Some(filled) = filled {
+                self.settle(index, &filled).await?;
                 self.commit(index, filled, true).await?;
             }
             drop(turn);
@@ -222,13 +225,12 @@ impl Job {
         if self.exists(index)? {
             return Ok(());
         }
-        let rebase = feeds.is_none();
-        let parent = if rebase { None } else { self.layers[index].parent.clone() };
+        // The layers below are there.
+        let parent = self.layers[index].parent.clone();
         let Some(filled) = Arc::clone(self).extract(index, parent, feeds).await? else {
             return Ok(());
         };
-        sync(filled.folder.clone()).await?;
-        self.commit(index, filled, rebase).await
+        self.commit(index, filled, false).await
     }
 
     // === one layer ===
@@ -267,7 +269,9 @@ impl Job {
         loop {
             let (key, mounts) = match self.prepare(index, parent.as_ref()).await? {
                 Prepared::Exists => return Ok(None),
-                Prepared::Staged(key) => return Ok(Some(Filled { key, applied: false, folder: None })),
+                Prepared::Staged(key) => {
+                    return Ok(Some(Filled { key, applied: false, folder: None, implied: Vec::new() }));
+                }
                 Prepared::Empty(key, mounts) => (key, mounts),
             };
             let detached = parent.is_none() && index > 0;
@@ -283,8 +287,9 @@ impl Job {
                 }
             };
             let folder = folder_of(&mounts);
-            if self.fill(index, &key, mounts, feed).await? == Fetched::Done {
-                return Ok(Some(Filled { key, applied: true, folder }));
+            if let Some(applied) = self.fill(index, &key, mounts, feed).await? {
+                let implied = if detached { applied.implied } else { Vec::new() };
+                return Ok(Some(Filled { key, applied: true, folder, implied }));
             }
             self.remove(&key).await;
         }
@@ -339,8 +344,8 @@ impl Job {
         Feed { tap: Some(tap), fetch: Some(AbortOnDropHandle::new(task)) }
     }
 
-    /// Extracts a layer while it arrives, and verifies it.
-    async fn fill(&self, index: usize, key: &str, mounts: Vec<Mount>, feed: Feed) -> Result<Fetched> {
+    /// Extracts a layer while it arrives, and verifies it. Nothing if it has to be done again.
+    async fn fill(&self, index: usize, key: &str, mounts: Vec<Mount>, feed: Feed) -> Result<Option<Applied>> {
         let layer = &self.layers[index];
         let incoming = match feed.tap {
             None => Some(Incoming::Stored),
@@ -357,7 +362,7 @@ impl Job {
         };
         // If both failed, the download says why.
         if fetched? == Fetched::Stale {
-            return Ok(Fetched::Stale);
+            return Ok(None);
         }
         let applied = applied.unwrap_or_else(|| Err(Error::internal("the fetch told nothing")));
         let applied = applied.with_context(|| {
@@ -374,7 +379,7 @@ impl Job {
                 layer.descriptor.digest.as_str()
             )));
         }
-        Ok(Fetched::Done)
+        Ok(Some(applied))
     }
 
     async fn apply(&self, index: usize, mounts: Vec<Mount>, incoming: Incoming) -> Result<Applied> {
@@ -405,6 +410,25 @@ impl Job {
         let applied = thread.await.map_err(panicked)??;
         meter.event("extracted", size(descriptor));
         Ok(applied)
+    }
+
+    /// Folders that a layer has entries in without listing them are like those of the layers below, which
+    /// are there by now.
+    async fn settle(&self, index: usize, filled: &Filled) -> Result<()> {
+        let layer = &self.layers[index];
+        let (Some(parent), Some(folder)) = (&layer.parent, &filled.folder) else { return Ok(()) };
+        if filled.implied.is_empty() {
+            return Ok(());
+        }
+        let key = format!("extract-{} {}", unique(), layer.chain_id);
+        self.keys().insert(key.clone());
+        let snapshots = &self.service.shared.snapshots;
+        let below =
+            snapshots.view(&self.ctx, &self.snapshotter, &key, parent.as_str(), Labels::new()).await?;
+        let (folder, implied) = (folder.display().to_string(), filled.implied.clone());
+        let settled = tokio::task::spawn_blocking(move || inherit(&folder, &below, &implied)).await;
+        self.remove(&key).await;
+        settled.map_err(panicked)?.context("failed to settle the folders of a layer")
     }
 
     async fn commit(&self, index: usize, filled: Filled, rebase: bool) -> Result<()> {
@@ -487,6 +511,23 @@ fn as_upper_layer(mounts: Vec<Mount>) -> Vec<Mount> {
     }
 }
 
+fn inherit(upper: &str, below: &[Mount], implied: &[PathBuf]) -> Result<()> {
+    let lower = match below {
+        [mount] if mount.kind == "bind" => format!("lowerdir={}", mount.source),
+        [mount] => {
+            let option = mount.options.iter().find(|option| option.starts_with("lowerdir="));
+            option.cloned().ok_or_else(|| Error::internal("a view without layers"))?
+        }
+        _ => return Ok(()),
+    };
+    let overlay = Mount {
+        kind: "overlay".to_owned(),
+        options: vec![format!("upperdir={upper}"), lower],
+        ..Mount::default()
+    };
+    corten_diff::inherit(&overlay, implied)
+}
+
 /// The folder that mounts write to.
 fn folder_of(mounts: &[Mount]) -> Option<PathBuf> {
     let mount = mounts.last()?;
@@ -499,11 +540,7 @@ fn folder_of(mounts: &[Mount]) -> Option<PathBuf> {
 /// Brings to disk what was written to the file system of a folder.
 async fn sync(folder: Option<PathBuf>) -> Result<()> {
     let Some(folder) = folder else { return Ok(()) };
-    let synced = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
-        let folder = std::fs::File::open(folder)?;
-        rustix::fs::syncfs(&folder)?;
-        Ok(())
-    });
+    let synced = tokio::task::spawn_blocking(move || corten_durable::sync_file_system(&folder));
     synced.await.map_err(panicked)?.context("failed to sync the layers")
 }
 

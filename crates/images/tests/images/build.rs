@@ -21,6 +21,8 @@ pub fn tar(entries: &[(&str, &str)]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_mtime(1);
+        header.set_uid(0);
+        header.set_gid(0);
         if path.ends_with('/') {
             header.set_entry_type(tar::EntryType::Directory);
             // The text of a folder is its mode.

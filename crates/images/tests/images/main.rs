@@ -16,7 +16,7 @@ use corten_images::{Destination, Image, ImageService, Options, ProgressSender, P
 use corten_metadata::{Database, Images, Leases};
 use corten_registry::testing::ScriptedRegistry;
 use corten_registry::{Resolver, ResolverOptions, Scheme};
-use corten_snapshots::{Native, Overlayfs, Snapshots};
+use corten_snapshots::{Native, Overlay, OverlayOptions, Snapshots};
 use corten_types::{Context, Labels, Namespace, Platform, Result};
 
 /// The stores of a daemon in a folder of their own.
@@ -40,9 +40,10 @@ impl Daemon {
         let (database, _) = Database::open(&dir.path().join("meta.db")).unwrap();
         let exchange = Exchange::default();
         let content = Store::open(&dir.path().join("content"), &database, &exchange, Policy::Shared).unwrap();
-        let overlayfs = Overlayfs::open(&dir.path().join("overlayfs")).unwrap();
+        let overlayfs = Overlay::open(&dir.path().join("overlayfs"), OverlayOptions::default()).unwrap();
         let native = Native::open(&dir.path().join("native")).unwrap();
-        let snapshots = Snapshots::new(&database, &exchange, vec![Arc::new(overlayfs), Arc::new(native)]);
+        let snapshots =
+            Snapshots::new(&database, &exchange, vec![Arc::new(overlayfs), Arc::new(native)]).unwrap();
         let images = Images::new(database.clone(), exchange.clone());
         let leases = Leases::new(database.clone());
         let service =
