@@ -117,3 +117,12 @@ pub fn economize_heap(arenas: i32) {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 10);
     }
 }
+
+/// Sends a signal by number, real-time ones included.
+///
+/// # Errors
+/// Those of kill(2).
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: has no preconditions.
+    if unsafe { libc::kill(pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

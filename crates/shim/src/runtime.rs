@@ -1,0 +1,200 @@
+//! The OCI runtime of a container: the embedded one, or the program that its options name.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use corten_api::runc::Options;
+use corten_oci::runtime::command::{Program, reason};
+use corten_oci::runtime::{Streams, Target, embedded};
+use corten_types::{Error, Result};
+
+use crate::helper::{self, Reaper};
+
+const ROOT: &str = "/run/containerd/runc";
+
+/// A container's runtime.
+#[derive(Clone, Debug)]
+pub(crate) struct Runtime {
+    pub target: Target,
+    program: Option<Program>,
+}
+
+impl Runtime {
+    pub(crate) fn new(id: &str, namespace: &str, bundle: &Path, options: &Options) -> Self {
+        let root = if options.root.is_empty() { ROOT } else { &options.root };
+        let target = Target {
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            root: Path::new(root).join(namespace),
+            systemd: options.systemd_cgroup,
+            no_pivot: options.no_pivot_root,
+            no_new_keyring: options.no_new_keyring,
+        };
+        Self { target, program: program(&options.binary_name) }
+    }
+
+    /// Creates the container; answers its pid. The reaper must keep unknown ends meanwhile.
+    pub(crate) async fn create(&self, reaper: &Reaper, streams: Streams) -> Result<i32> {
+        const WHAT: &str = "OCI runtime create failed";
+        let Some(program) = &self.program else {
+            let (keep, target) = (descriptors(&streams), self.target.clone());
+            let said = helper::forked(reaper, &keep, || {
+                embedded::create(&target, streams).map(|pid| pid.to_string())
+            });
+            let pid = parse(&said.await?.map_err(|text| failure(WHAT, &text))?)?;
+            write_pid(&self.target.bundle.join("init.pid"), pid);
+            return Ok(pid);
+        };
+        let command = program.create(&self.target, streams.console.as_deref());
+        self.run(reaper, command, streams, WHAT).await?;
+        read_pid(&self.target.bundle.join("init.pid"))
+    }
+
+    /// Runs a further process; answers its pid.
+    pub(crate) async fn exec(
+        &self,
+        reaper: &Reaper,
+        exec: &str,
+        spec: &[u8],
+        streams: Streams,
+    ) -> Result<i32> {
+        const WHAT: &str = "OCI runtime exec failed";
+        let file = self.target.bundle.join(format!("{exec}-process.json"));
+        std::fs::write(&file, spec)?;
+        let result = match &self.program {
+            None => {
+                let (keep, target, path) = (descriptors(&streams), self.target.clone(), file.clone());
+                let work = || embedded::exec(&target, &path, streams).map(|pid| pid.to_string());
+                match helper::forked(reaper, &keep, work).await {
+                    Ok(Ok(pid)) => parse(&pid),
+                    Ok(Err(text)) => Err(failure(WHAT, &format!("exec failed: {text}"))),
+                    Err(error) => Err(error),
+                }
+            }
+            Some(program) => {
+                let pid_file = self.target.bundle.join(format!("{exec}.pid"));
+                let command = program.exec(&self.target, &file, &pid_file, streams.console.as_deref());
+                match self.run(reaper, command, streams, WHAT).await {
+                    Ok(()) => read_pid(&pid_file),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        std::fs::remove_file(file).ok();
+        result
+    }
+
+    /// `start`, `pause` or `resume`.
+    pub(crate) async fn simple(&self, reaper: &Reaper, verb: &'static str) -> Result<()> {
+        let what = format!("OCI runtime {verb} failed");
+        let Some(program) = &self.program else {
+            let target = self.target.clone();
+            let work = move || match verb {
+                "start" => embedded::start(&target),
+                "pause" => embedded::pause(&target),
+                _ => embedded::resume(&target),
+            };
+            let said = helper::forked(reaper, &[], || work().map(|()| String::new())).await?;
+            return said.map(drop).map_err(|text| failure(&what, &text));
+        };
+        self.run(reaper, program.simple(&self.target, verb), Streams::default(), &what).await
+    }
+
+    /// Removes cgroups and state. That there is nothing is no error.
+    pub(crate) async fn delete(&self, reaper: &Reaper, force: bool) -> Result<()> {
+        const WHAT: &str = "OCI runtime delete failed";
+        let result = match &self.program {
+            None => {
+                let target = self.target.clone();
+                let work = || embedded::delete(&target, force).map(|()| String::new());
+                helper::forked(reaper, &[], work).await?.map(drop).map_err(|text| failure(WHAT, &text))
+            }
+            Some(program) => {
+                self.run(reaper, program.delete(&self.target, force), Streams::default(), WHAT).await
+            }
+        };
+        match result {
+            Err(error) if error.message().contains("does not exist") => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Changes limits.
+    pub(crate) async fn update(&self, reaper: &Reaper, resources: &[u8]) -> Result<()> {
+        const WHAT: &str = "OCI runtime update failed";
+        let Some(program) = &self.program else {
+            let (target, resources) = (self.target.clone(), resources.to_vec());
+            let work = || embedded::update(&target, &resources).map(|()| String::new());
+            return helper::forked(reaper, &[], work).await?.map(drop).map_err(|text| failure(WHAT, &text));
+        };
+        let file = self.target.bundle.join("resources.json");
+        std::fs::write(&file, resources)?;
+        let result = self.run(reaper, program.update(&self.target, &file), Streams::default(), WHAT).await;
+        std::fs::remove_file(file).ok();
+        result
+    }
+
+    async fn run(
+        &self,
+        reaper: &Reaper,
+        command: std::process::Command,
+        streams: Streams,
+        what: &str,
+    ) -> Result<()> {
+        std::fs::remove_file(self.target.bundle.join("log.json")).ok();
+        let stdio = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
+        let io = [stdio(streams.stdin), stdio(streams.stdout), stdio(streams.stderr)];
+        let name = command.get_program().to_owned();
+        match helper::program(reaper, command, io).await {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(failure(what, &reason(&self.target, ""))),
+            Err(error) => {
+                let text =
+                    format!("unable to retrieve OCI runtime error ({name:?}): exec: {name:?}: {error}");
+                Err(failure(what, &text))
+            }
+        }
+    }
+}
+
+/// An empty name is the embedded runtime; so is `runc` where no other program answers to it.
+fn program(name: &str) -> Option<Program> {
+    if name.is_empty() {
+        return None;
+    }
+    if name == "runc" {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found =
+            std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())?;
+        let own = std::env::current_exe().and_then(std::fs::canonicalize).ok();
+        let same = found.canonicalize().ok().is_some_and(|target| {
+            Some(&target) == own.as_ref()
+                || target.file_name().is_some_and(|name| name == "containerd-shim-runc-v2")
+        });
+        return (!same).then_some(Program { path: found });
+    }
+    Some(Program { path: PathBuf::from(name) })
+}
+
+fn descriptors(streams: &Streams) -> Vec<i32> {
+    let all = [&streams.stdin, &streams.stdout, &streams.stderr];
+    all.into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
+}
+
+fn failure(what: &str, text: &str) -> Error {
+    Error::unknown(format!("{what}: {text}"))
+}
+
+fn parse(pid: &str) -> Result<i32> {
+    pid.trim().parse().map_err(|_| Error::unknown(format!("the runtime answered no pid but {pid:?}")))
+}
+
+fn read_pid(file: &Path) -> Result<i32> {
+    parse(&std::fs::read_to_string(file).unwrap_or_default())
+}
+
+/// What `delete` needs when this process is gone.
+fn write_pid(path: &Path, pid: i32) {
+    std::fs::write(path, pid.to_string()).ok();
+}

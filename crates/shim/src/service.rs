@@ -1,0 +1,674 @@
+//! The task service (spec 02 §5), under its two names.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use corten_api::events as told;
+use corten_api::runc::{Options, ProcessDetails};
+use corten_api::task_types::{ProcessInfo, Status};
+use corten_api::task_v3 as task;
+use corten_cgroups::Cgroups;
+use corten_ttrpc::{Reply, Request, Service, reply};
+use corten_types::{Error, Mount, Result, ResultExt, timestamp};
+use tokio::sync::watch;
+
+use crate::cleanup;
+use crate::console::Console;
+use crate::events::Publisher;
+use crate::helper::Reaper;
+use crate::process::{Process, State, send_signal};
+use crate::runtime::Runtime;
+use crate::stdio::{Owner, Paths, Stdio};
+
+/// How long output may take to be passed on at the end.
+const DRAIN: Duration = Duration::from_secs(10);
+const SIGKILL: u32 = 9;
+
+/// A container and its processes.
+#[derive(Debug)]
+struct Container {
+    bundle: PathBuf,
+    runtime: Runtime,
+    cgroups: Option<Cgroups>,
+    init: Process,
+    execs: BTreeMap<String, Process>,
+    /// The process namespace is not its own: what it leaves behind lives on.
+    shares_pids: bool,
+    /// Init has ended, but not yet all execs that were running.
+    ending: Option<(u32, SystemTime)>,
+    rootfs_mounted: bool,
+}
+
+/// The service of one server.
+#[derive(Debug)]
+pub(crate) struct TaskService {
+    namespace: String,
+    publisher: Publisher,
+    reaper: Arc<Reaper>,
+    containers: Arc<Mutex<BTreeMap<String, Container>>>,
+    over: watch::Sender<bool>,
+}
+
+type Containers<'a> = MutexGuard<'a, BTreeMap<String, Container>>;
+
+fn not_created() -> Error {
+    Error::not_found("container not created")
+}
+
+fn process<'a>(containers: &'a mut Containers<'_>, id: &str, exec: &str) -> Result<&'a mut Process> {
+    let container = containers.get_mut(id).ok_or_else(not_created)?;
+    if exec.is_empty() {
+        return Ok(&mut container.init);
+    }
+    container.execs.get_mut(exec).ok_or_else(|| Error::not_found(format!("process does not exist {exec}")))
+}
+
+impl TaskService {
+    pub(crate) fn new(namespace: String, publisher: Publisher) -> Self {
+        let over = watch::Sender::new(false);
+        Self { namespace, publisher, reaper: Arc::default(), containers: Arc::default(), over }
+    }
+
+    pub(crate) fn reaper(&self) -> &Reaper {
+        &self.reaper
+    }
+
+    /// Resolves when the server is asked to end and has nothing left.
+    pub(crate) async fn ended(&self) {
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    fn lock(&self) -> Containers<'_> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(&self) -> Self {
+        Self {
+            namespace: self.namespace.clone(),
+            publisher: self.publisher.clone(),
+            reaper: Arc::clone(&self.reaper),
+            containers: Arc::clone(&self.containers),
+            over: self.over.clone(),
+        }
+    }
+
+    // === create, start, exec ===
+
+    async fn create(&self, request: task::CreateTaskRequest) -> Result<task::CreateTaskResponse> {
+        if !request.checkpoint.is_empty() {
+            return Err(Error::not_implemented("restoring from a checkpoint"));
+        }
+        if self.lock().contains_key(&request.id) {
+            return Err(Error::already_exists(format!("container {}", request.id)));
+        }
+        let options = match &request.options {
+            Some(any) if !any.value.is_empty() => corten_api::unpack::<Options>(any)
+                .map_err(|error| Error::unknown(format!("invalid options: {error}")))?,
+            _ => Options::default(),
+        };
+        let bundle = PathBuf::from(&request.bundle);
+        let rootfs = bundle.join("rootfs");
+        let mounts: Vec<Mount> = request.rootfs.iter().cloned().map(Mount::from).collect();
+        cleanup::save_options(&bundle, &options)?;
+        corten_mounts::mount_all(&mounts, &rootfs).context("failed to mount rootfs component")?;
+        let paths = Paths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let runtime = Runtime::new(&request.id, &self.namespace, &bundle, &options);
+        let mut init = Process::new(paths, Vec::new());
+        let starting = self.reaper.starting();
+        let pid = match self.create_init(&request.id, &runtime, &init).await {
+            Ok(pid) => pid,
+            Err(error) => {
+                if !mounts.is_empty() {
+                    corten_mounts::unmount_all(&rootfs).ok();
+                }
+                return Err(error);
+            }
+        };
+        init.set(State::Created { pid });
+        let container = Container {
+            shares_pids: shares_pids(&bundle),
+            bundle,
+            runtime,
+            cgroups: Cgroups::of(pid).ok(),
+            init,
+            execs: BTreeMap::new(),
+            ending: None,
+            rootfs_mounted: !mounts.is_empty(),
+        };
+        self.lock().insert(request.id.clone(), container);
+        self.publisher.publish("/tasks/create", &create_event(&request, pid));
+        self.follow(&request.id, "", pid);
+        drop(starting);
+        Ok(task::CreateTaskResponse { pid: pid.unsigned_abs() })
+    }
+
+    async fn create_init(&self, id: &str, runtime: &Runtime, init: &Process) -> Result<i32> {
+        let owner = Owner { id, namespace: &self.namespace };
+        if init.paths.terminal {
+            let console = Console::new()?;
+            let streams =
+                corten_oci::runtime::Streams { console: Some(console.path()), ..Default::default() };
+            let terminal = init.stdio.terminal(&init.paths, &console, &owner);
+            let (pid, terminal) = with_terminal(runtime.create(&self.reaper, streams), terminal).await?;
+            terminal?;
+            return Ok(pid);
+        }
+        let streams = init.stdio.pipes(&init.paths, &owner).await?;
+        runtime.create(&self.reaper, streams).await
+    }
+
+    /// Deals with the end of a process when it comes.
+    fn follow(&self, id: &str, exec: &str, pid: i32) {
+        let end = self.reaper.end_of(pid);
+        let (this, id, exec) = (self.handle(), id.to_owned(), exec.to_owned());
+        tokio::spawn(async move {
+            let status = end.await.unwrap_or(255);
+            // The start is told before the end, however quick the process was.
+            this.started(&id, &exec).await;
+            this.exited(&id, &exec, pid, status.unsigned_abs());
+        });
+    }
+
+    /// Resolves when a start that is under way has been told.
+    async fn started(&self, id: &str, exec: &str) {
+        let changed = {
+            let mut containers = self.lock();
+            let Ok(process) = process(&mut containers, id, exec) else { return };
+            process.starting().then(|| process.changed.subscribe())
+        };
+        let Some(mut changed) = changed else { return };
+        loop {
+            let starting = {
+                let mut containers = self.lock();
+                process(&mut containers, id, exec).is_ok_and(|process| process.starting())
+            };
+            if !starting || changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn exited(&self, id: &str, exec: &str, pid: i32, status: u32) {
+        let at = SystemTime::now();
+        let mut containers = self.lock();
+        let Some(container) = containers.get_mut(id) else { return };
+        if exec.is_empty() {
+            container.ending = Some((status, at));
+            if container.shares_pids
+                && let Some(cgroups) = &container.cgroups
+            {
+                for pid in cgroups.processes().unwrap_or_default() {
+                    send_signal(pid, SIGKILL).ok();
+                }
+            }
+        } else if let Some(process) = container.execs.get_mut(exec) {
+            process.set(State::Stopped { pid, status, at });
+            self.tell_exit(id, exec, pid, status, at);
+        }
+        // The end of init is told last.
+        let running = container.execs.values().any(|exec| matches!(exec.state, State::Running { .. }));
+        if let Some((status, at)) = container.ending.filter(|_| !running) {
+            container.ending = None;
+            let pid = container.init.pid();
+            container.init.set(State::Stopped { pid, status, at });
+            self.tell_exit(id, id, pid, status, at);
+        }
+    }
+
+    fn tell_exit(&self, container: &str, id: &str, pid: i32, status: u32, at: SystemTime) {
+        let event = told::TaskExit {
+            container_id: container.into(),
+            id: id.into(),
+            pid: pid.unsigned_abs(),
+            exit_status: status,
+            exited_at: Some(timestamp::from_system(at)),
+        };
+        self.publisher.publish("/tasks/exit", &event);
+    }
+
+    async fn start(&self, request: task::StartRequest) -> Result<task::StartResponse> {
+        let pid = if request.exec_id.is_empty() {
+            self.start_init(&request.id).await?
+        } else {
+            self.start_exec(&request.id, &request.exec_id).await?
+        };
+        Ok(task::StartResponse { pid: pid.unsigned_abs() })
+    }
+
+    async fn start_init(&self, id: &str) -> Result<i32> {
+        let (runtime, pid) = {
+            let mut containers = self.lock();
+            let container = containers.get_mut(id).ok_or_else(not_created)?;
+            let State::Created { pid } = container.init.state else {
+                return Err(Error::failed_precondition("cannot start a container that is not created"));
+            };
+            container.init.begin();
+            (container.runtime.clone(), pid)
+        };
+        let started = runtime.simple(&self.reaper, "start").await;
+        let mut containers = self.lock();
+        let init = process(&mut containers, id, "")?;
+        if let Err(error) = started {
+            init.end_begin(None);
+            return Err(error);
+        }
+        self.publisher
+            .publish("/tasks/start", &told::TaskStart { container_id: id.into(), pid: pid.unsigned_abs() });
+        init.end_begin(Some(State::Running { pid }));
+        Ok(pid)
+    }
+
+    async fn start_exec(&self, id: &str, exec: &str) -> Result<i32> {
+        let (runtime, paths, stdio, spec) = {
+            let mut containers = self.lock();
+            let container = containers.get_mut(id).ok_or_else(not_created)?;
+            if container.init.is_stopped() || container.ending.is_some() {
+                return Err(Error::failed_precondition(format!(
+                    "container {id} init process is not running"
+                )));
+            }
+            let process = container.execs.get_mut(exec);
+            let process =
+                process.ok_or_else(|| Error::not_found(format!("process does not exist {exec}")))?;
+            if process.state != State::Added || process.starting() {
+                return Err(Error::failed_precondition(format!("process {exec} was started already")));
+            }
+            process.begin();
+            let (paths, stdio) = (process.paths.clone(), Arc::clone(&process.stdio));
+            (container.runtime.clone(), paths, stdio, process.spec.clone())
+        };
+        let starting = self.reaper.starting();
+        let result = self.run_exec(id, exec, &runtime, &paths, &stdio, &spec).await;
+        let mut containers = self.lock();
+        let Ok(process) = process(&mut containers, id, exec) else {
+            // Deleted meanwhile.
+            return result.and_then(|pid| send_signal(pid, SIGKILL).map(|()| pid));
+        };
+        match result {
+            Ok(pid) => {
+                let event = told::TaskExecStarted {
+                    container_id: id.into(),
+                    exec_id: exec.into(),
+                    pid: pid.unsigned_abs(),
+                };
+                self.publisher.publish("/tasks/exec-started", &event);
+                process.end_begin(Some(State::Running { pid }));
+                drop(containers);
+                self.follow(id, exec, pid);
+                drop(starting);
+                Ok(pid)
+            }
+            Err(error) => {
+                process.end_begin(Some(State::Stopped { pid: 0, status: 255, at: SystemTime::now() }));
+                Err(error)
+            }
+        }
+    }
+
+    async fn run_exec(
+        &self,
+        id: &str,
+        exec: &str,
+        runtime: &Runtime,
+        paths: &Paths,
+        stdio: &Stdio,
+        spec: &[u8],
+    ) -> Result<i32> {
+        let owner = Owner { id, namespace: &self.namespace };
+        if paths.terminal {
+            let console = Console::new()?;
+            let streams =
+                corten_oci::runtime::Streams { console: Some(console.path()), ..Default::default() };
+            let terminal = stdio.terminal(paths, &console, &owner);
+            let (pid, terminal) =
+                with_terminal(runtime.exec(&self.reaper, exec, spec, streams), terminal).await?;
+            terminal?;
+            return Ok(pid);
+        }
+        let streams = stdio.pipes(paths, &owner).await?;
+        runtime.exec(&self.reaper, exec, spec, streams).await
+    }
+
+    fn exec(&self, request: task::ExecProcessRequest) -> Result<()> {
+        let mut containers = self.lock();
+        let container = containers.get_mut(&request.id).ok_or_else(not_created)?;
+        if container.execs.contains_key(&request.exec_id) {
+            return Err(Error::already_exists(format!("id {}", request.exec_id)));
+        }
+        match container.init.state {
+            State::Paused { .. } => return Err(Error::unknown("cannot exec in a paused state")),
+            State::Stopped { .. } => return Err(Error::unknown("cannot exec in a stopped state")),
+            _ => {}
+        }
+        corten_types::identifier::validate(&request.exec_id)?;
+        let mut spec: serde_json::Value = serde_json::from_slice(&request.spec.unwrap_or_default().value)
+            .map_err(|error| Error::invalid_argument(format!("process spec: {error}")))?;
+        spec["terminal"] = request.terminal.into();
+        let paths = Paths {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        let process = Process::new(paths, spec.to_string().into_bytes());
+        container.execs.insert(request.exec_id.clone(), process);
+        let event = told::TaskExecAdded { container_id: request.id, exec_id: request.exec_id };
+        self.publisher.publish("/tasks/exec-added", &event);
+        Ok(())
+    }
+
+    // === looking ===
+
+    fn state(&self, request: &task::StateRequest) -> Result<task::StateResponse> {
+        let mut containers = self.lock();
+        let container = containers.get(&request.id).ok_or_else(not_created)?;
+        let (bundle, paused) =
+            (container.bundle.display().to_string(), matches!(container.init.state, State::Paused { .. }));
+        let process = process(&mut containers, &request.id, &request.exec_id)?;
+        let status = match process.state {
+            State::Added | State::Created { .. } => Status::Created,
+            State::Running { .. } if paused => Status::Paused,
+            State::Running { .. } => Status::Running,
+            State::Paused { .. } => Status::Paused,
+            State::Stopped { .. } => Status::Stopped,
+        };
+        let exit = process.exit();
+        Ok(task::StateResponse {
+            id: if request.exec_id.is_empty() { request.id.clone() } else { request.exec_id.clone() },
+            bundle,
+            pid: process.pid().unsigned_abs(),
+            status: status.into(),
+            stdin: process.paths.stdin.clone(),
+            stdout: process.paths.stdout.clone(),
+            stderr: process.paths.stderr.clone(),
+            terminal: process.paths.terminal,
+            exit_status: exit.map_or(0, |(status, _)| status),
+            exited_at: exit.map(|(_, at)| timestamp::from_system(at)),
+            exec_id: String::new(),
+        })
+    }
+
+    async fn wait(
+        &self,
+        request: task::WaitRequest,
+        gone: impl Future<Output = ()>,
+    ) -> Result<task::WaitResponse> {
+        let mut gone = std::pin::pin!(gone);
+        let mut changed = process(&mut self.lock(), &request.id, &request.exec_id)?.changed.subscribe();
+        loop {
+            let exit = process(&mut self.lock(), &request.id, &request.exec_id)?.exit();
+            if let Some((exit_status, at)) = exit {
+                return Ok(task::WaitResponse { exit_status, exited_at: Some(timestamp::from_system(at)) });
+            }
+            tokio::select! {
+                changed = changed.changed() => if changed.is_err() { return Err(not_created()) },
+                () = &mut gone => return Err(Error::new(corten_types::ErrorClass::Canceled, "the caller is gone")),
+            }
+        }
+    }
+
+    fn pids(&self, request: &task::PidsRequest) -> Result<task::PidsResponse> {
+        let containers = self.lock();
+        let container = containers.get(&request.id).ok_or_else(not_created)?;
+        let cgroups = container.cgroups.as_ref().ok_or_else(|| Error::not_found("cgroup does not exist"))?;
+        let mut pids = cgroups.processes().unwrap_or_default();
+        pids.sort_unstable();
+        let info = |pid: i32| {
+            let exec = container.execs.iter().find(|(_, exec)| exec.pid() == pid);
+            let info = exec.map(|(id, _)| corten_api::pack(&ProcessDetails { exec_id: id.clone() }));
+            ProcessInfo { pid: pid.unsigned_abs(), info }
+        };
+        Ok(task::PidsResponse { processes: pids.into_iter().map(info).collect() })
+    }
+
+    fn stats(&self, request: &task::StatsRequest) -> Result<task::StatsResponse> {
+        let containers = self.lock();
+        let container = containers.get(&request.id).ok_or_else(not_created)?;
+        let cgroups = container.cgroups.as_ref().ok_or_else(|| Error::not_found("cgroup does not exist"))?;
+        Ok(task::StatsResponse { stats: Some(corten_cgroups::metrics(cgroups)?) })
+    }
+
+    fn connect(&self, request: &task::ConnectRequest) -> task::ConnectResponse {
+        let pid = self.lock().get(&request.id).map_or(0, |container| container.init.pid().unsigned_abs());
+        task::ConnectResponse { shim_pid: std::process::id(), task_pid: pid, version: String::new() }
+    }
+
+    // === acting ===
+
+    fn kill(&self, request: &task::KillRequest) -> Result<()> {
+        let mut containers = self.lock();
+        let container = containers.get(&request.id).ok_or_else(not_created)?;
+        if request.all && request.exec_id.is_empty() && !container.init.is_stopped() {
+            let cgroups = container.cgroups.as_ref().ok_or_else(|| Error::not_found("no such container"))?;
+            for pid in cgroups.processes()? {
+                match send_signal(pid, request.signal) {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                }
+            }
+            return Ok(());
+        }
+        let ended = request.exec_id.is_empty() && container.ending.is_some();
+        if ended {
+            return Err(Error::not_found("process already finished"));
+        }
+        process(&mut containers, &request.id, &request.exec_id)?.signal(request.signal)
+    }
+
+    async fn freeze(&self, id: &str, pause: bool) -> Result<()> {
+        let (runtime, pid) = {
+            let mut containers = self.lock();
+            let container = containers.get_mut(id).ok_or_else(not_created)?;
+            let refused = |text: &str| Err(Error::unknown(text));
+            let pid = match (container.init.state, pause) {
+                (State::Running { pid }, true) | (State::Paused { pid }, false) => pid,
+                (State::Paused { .. }, true) => return refused("cannot pause a paused container"),
+                (State::Running { .. }, false) => return refused("cannot resume a running process"),
+                (State::Stopped { .. }, true) => return refused("cannot pause a stopped container"),
+                (State::Stopped { .. }, false) => return refused("cannot resume a stopped container"),
+                (_, true) => return refused("cannot pause task in created state"),
+                (_, false) => return refused("cannot resume task in created state"),
+            };
+            (container.runtime.clone(), pid)
+        };
+        runtime.simple(&self.reaper, if pause { "pause" } else { "resume" }).await?;
+        let mut containers = self.lock();
+        let init = process(&mut containers, id, "")?;
+        if pause {
+            init.set(State::Paused { pid });
+            self.publisher.publish("/tasks/paused", &told::TaskPaused { container_id: id.into() });
+        } else {
+            init.set(State::Running { pid });
+            self.publisher.publish("/tasks/resumed", &told::TaskResumed { container_id: id.into() });
+        }
+        Ok(())
+    }
+
+    async fn update(&self, request: task::UpdateTaskRequest) -> Result<()> {
+        let runtime = {
+            let containers = self.lock();
+            let container = containers.get(&request.id).ok_or_else(not_created)?;
+            if container.init.is_stopped() {
+                return Err(Error::unknown("cannot update a stopped container"));
+            }
+            container.runtime.clone()
+        };
+        runtime.update(&self.reaper, &request.resources.unwrap_or_default().value).await
+    }
+
+    fn resize(&self, request: &task::ResizePtyRequest) -> Result<()> {
+        let mut containers = self.lock();
+        process(&mut containers, &request.id, &request.exec_id)?.stdio.resize(request.width, request.height)
+    }
+
+    fn close_io(&self, request: &task::CloseIoRequest) -> Result<()> {
+        let mut containers = self.lock();
+        let process = process(&mut containers, &request.id, &request.exec_id)?;
+        if request.stdin {
+            process.stdio.close_stdin();
+        }
+        Ok(())
+    }
+
+    // === the end ===
+
+    async fn delete(&self, request: task::DeleteRequest) -> Result<task::DeleteResponse> {
+        let (stdio, state, starting) = {
+            let mut containers = self.lock();
+            let process = process(&mut containers, &request.id, &request.exec_id)?;
+            (Arc::clone(&process.stdio), process.state, process.starting())
+        };
+        if starting || matches!(state, State::Running { .. } | State::Paused { .. }) {
+            return Err(Error::unknown("cannot delete a running process"));
+        }
+        let created = matches!(state, State::Created { .. });
+        if request.exec_id.is_empty() {
+            self.delete_init(&request.id, created).await?;
+        }
+        stdio.drain(if created { Duration::from_secs(1) } else { DRAIN }).await;
+        let (pid, exit) = match state {
+            State::Stopped { pid, status, at } => (pid, Some((status, at))),
+            State::Created { pid } => (pid, None),
+            _ => (0, None),
+        };
+        let response = task::DeleteResponse {
+            pid: pid.unsigned_abs(),
+            exit_status: exit.map_or(0, |(status, _)| status),
+            exited_at: exit.map(|(_, at)| timestamp::from_system(at)),
+        };
+        let mut containers = self.lock();
+        if request.exec_id.is_empty() {
+            containers.remove(&request.id);
+            let event = told::TaskDelete {
+                container_id: request.id,
+                pid: response.pid,
+                exit_status: response.exit_status,
+                exited_at: response.exited_at,
+                id: String::new(),
+            };
+            self.publisher.publish("/tasks/delete", &event);
+        } else if let Some(container) = containers.get_mut(&request.id) {
+            container.execs.remove(&request.exec_id);
+            std::fs::remove_file(container.bundle.join(format!("{}.pid", request.exec_id))).ok();
+        }
+        Ok(response)
+    }
+
+    async fn delete_init(&self, id: &str, created: bool) -> Result<()> {
+        let (runtime, rootfs, mounted) = {
+            let containers = self.lock();
+            let container = containers.get(id).ok_or_else(not_created)?;
+            (container.runtime.clone(), container.bundle.join("rootfs"), container.rootfs_mounted)
+        };
+        runtime.delete(&self.reaper, created).await?;
+        if mounted {
+            corten_mounts::unmount_one(&rootfs)?;
+            if corten_mounts::mount_points_below(&rootfs)?.iter().any(|point| point.starts_with(&rootfs)) {
+                corten_mounts::unmount_all(&rootfs)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn shutdown(&self) {
+        if self.lock().is_empty() {
+            self.over.send_replace(true);
+        }
+    }
+}
+
+/// The runtime and its terminal together; when it fails nobody waits for a terminal.
+async fn with_terminal<T>(
+    run: impl Future<Output = Result<i32>>,
+    terminal: impl Future<Output = T>,
+) -> Result<(i32, T)> {
+    let (mut run, mut terminal) = (std::pin::pin!(run), std::pin::pin!(terminal));
+    tokio::select! {
+        pid = &mut run => { let pid = pid?; Ok((pid, terminal.await)) }
+        got = &mut terminal => Ok((run.await?, got)),
+    }
+}
+
+/// Without a process namespace of its own, the end of init does not end the others.
+fn shares_pids(bundle: &std::path::Path) -> bool {
+    let spec = std::fs::read(bundle.join("config.json")).unwrap_or_default();
+    let Ok(spec) = serde_json::from_slice::<serde_json::Value>(&spec) else { return true };
+    let namespaces = spec["linux"]["namespaces"].as_array().cloned().unwrap_or_default();
+    !namespaces.iter().any(|one| one["type"] == "pid" && one["path"].as_str().unwrap_or_default().is_empty())
+}
+
+fn create_event(request: &task::CreateTaskRequest, pid: i32) -> told::TaskCreate {
+    told::TaskCreate {
+        container_id: request.id.clone(),
+        bundle: request.bundle.clone(),
+        rootfs: request.rootfs.clone(),
+        io: Some(told::TaskIo {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        }),
+        checkpoint: request.checkpoint.clone(),
+        pid: pid.unsigned_abs(),
+    }
+}
+
+impl Service for TaskService {
+    fn call(&self, request: Request) -> Reply<'_> {
+        Box::pin(async move {
+            if !matches!(request.service.as_str(), "containerd.task.v2.Task" | "containerd.task.v3.Task") {
+                return Err(request.unknown());
+            }
+            let gone = request.closed();
+            let payload = request.payload.clone();
+            match request.method.as_str() {
+                "Create" => reply(payload, |request| self.create(request)).await,
+                "Start" => reply(payload, |request| self.start(request)).await,
+                "Delete" => reply(payload, |request| self.delete(request)).await,
+                "Exec" => reply(payload, |request| async { self.exec(request) }).await,
+                "State" => reply(payload, |request| async move { self.state(&request) }).await,
+                "Pids" => reply(payload, |request| async move { self.pids(&request) }).await,
+                "Kill" => reply(payload, |request| async move { self.kill(&request) }).await,
+                "Wait" => reply(payload, |request| self.wait(request, gone)).await,
+                "Stats" => reply(payload, |request| async move { self.stats(&request) }).await,
+                "Connect" => reply(payload, |request| async move { Ok(self.connect(&request)) }).await,
+                "ResizePty" => reply(payload, |request| async move { self.resize(&request) }).await,
+                "CloseIO" => reply(payload, |request| async move { self.close_io(&request) }).await,
+                "Pause" => {
+                    reply(payload, |request: task::PauseRequest| async move {
+                        self.freeze(&request.id, true).await
+                    })
+                    .await
+                }
+                "Resume" => {
+                    reply(payload, |request: task::ResumeRequest| async move {
+                        self.freeze(&request.id, false).await
+                    })
+                    .await
+                }
+                "Update" => reply(payload, |request| self.update(request)).await,
+                "Checkpoint" => {
+                    reply(payload, |_: task::CheckpointTaskRequest| async {
+                        Err::<(), _>(Error::not_implemented("checkpoints"))
+                    })
+                    .await
+                }
+                "Shutdown" => {
+                    reply(payload, |_: task::ShutdownRequest| async {
+                        self.shutdown();
+                        Ok(())
+                    })
+                    .await
+                }
+                _ => Err(request.unknown()),
+            }
+        })
+    }
+}
