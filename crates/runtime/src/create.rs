@@ -22,9 +22,6 @@ use crate::task::Task;
 use crate::tasks::{Inner, Tasks, blocking};
 use crate::{binary, delete};
 
-/// How long a shim may go on creating a task that nobody waits for any more.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// What a task is created from, besides its container's record.
 #[derive(Clone, Debug, Default)]
 pub struct CreateTask {
@@ -220,7 +217,7 @@ impl Inner {
         noted.context("failed to start shim")?;
         let request = create_request(&bundle, request, options);
         launch.unfinished = true;
-        let created = create_in_shim(shim, request, answer).await;
+        let created = create_in_shim(shim, request, answer, self.config.timeouts.cleanup).await;
         launch.unfinished = matches!(&created, Err(error) if error.class() == ErrorClass::DeadlineExceeded);
         created
     }
@@ -345,6 +342,7 @@ async fn create_in_shim(
     shim: &Shim,
     request: CreateTaskRequest,
     answer: &mut oneshot::Sender<Result<Arc<Task>>>,
+    patience: Duration,
 ) -> Result<u32> {
     let restored = !request.checkpoint.is_empty();
     let creation = async {
@@ -358,7 +356,7 @@ async fn create_in_shim(
         created = &mut creation => created,
         () = answer.closed() => {
             // A shim that is still creating knows of nothing to delete, so its answer is waited for.
-            let late = tokio::time::timeout(PATIENCE, creation).await;
+            let late = tokio::time::timeout(patience, creation).await;
             late.unwrap_or_else(|_| Err(Error::new(ErrorClass::DeadlineExceeded, "")))
         }
     };

@@ -36,13 +36,22 @@ impl Tasks {
     /// NotFound; what the shim says, as `OCI runtime start failed: …`.
     pub async fn start(&self, namespace: &Namespace, id: &str, exec: &str) -> Result<u32> {
         let task = self.task(namespace, id).await?;
-        let pid = task.shim.start(exec).await.map_err(|error| gone(&task, error))?.pid;
         if exec.is_empty() {
+            let pid = task.shim.start(exec).await.map_err(|error| gone(&task, error))?.pid;
             task.set_pid(pid);
-        } else {
-            task.exec_started(exec, pid);
+            return Ok(pid);
         }
-        Ok(pid)
+        task.exec_starts(exec);
+        match task.shim.start(exec).await {
+            Ok(response) => {
+                task.exec_started(exec, response.pid);
+                Ok(response.pid)
+            }
+            Err(error) => {
+                task.exec_failed(exec);
+                Err(gone(&task, error))
+            }
+        }
     }
 
     /// The state of the init process (`exec` empty) or of an exec process. A shim that does not

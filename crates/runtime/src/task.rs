@@ -52,7 +52,8 @@ pub(crate) struct Task {
     pub sandboxed: bool,
     /// Process id of the init process; 0 while unknown.
     pub pid: AtomicU32,
-    /// Started exec processes that are not known to have ended, with their process ids.
+    /// Exec processes that are started (0 before their process id is known) and are not known to have
+    /// ended.
     execs: Mutex<BTreeMap<String, u32>>,
     ended: watch::Sender<Option<Exit>>,
     _log: Option<ShimLog>,
@@ -81,20 +82,39 @@ impl Task {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
-    pub fn exec_started(&self, exec: &str, pid: u32) {
+    /// An exec process is about to be started: its end may be told before its start is answered.
+    pub fn exec_starts(&self, exec: &str) {
         let mut execs = self.execs();
         if execs.len() < MAX_EXECS {
-            execs.insert(exec.to_owned(), pid);
+            execs.entry(exec.to_owned()).or_insert(0);
         }
     }
 
+    /// An exec process was started, and has perhaps ended by now.
+    pub fn exec_started(&self, exec: &str, pid: u32) {
+        if let Some(known) = self.execs().get_mut(exec) {
+            *known = pid;
+        }
+    }
+
+    /// An exec process could not be started; perhaps because it runs.
+    pub fn exec_failed(&self, exec: &str) {
+        let mut execs = self.execs();
+        if execs.get(exec) == Some(&0) {
+            execs.remove(exec);
+        }
+    }
+
+    /// An exec process has ended.
     pub fn exec_ended(&self, exec: &str) {
         self.execs().remove(exec);
     }
 
     /// The exec processes that still run as far as known.
     pub fn running_execs(&self) -> BTreeMap<String, u32> {
-        self.execs().clone()
+        let mut execs = self.execs().clone();
+        execs.retain(|_, &mut pid| pid != 0);
+        execs
     }
 
     /// Notes how the task ended, for those who wait although its shim is gone.

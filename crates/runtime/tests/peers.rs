@@ -70,11 +70,7 @@ async fn processes_are_added_signalled_and_deleted() {
         let lab = Lab::new(&shim);
         let (ns, tasks) = (&lab.namespace, &lab.tasks);
         let pid = lab.run("c1", &["sleep", "1000"]).await;
-        let spec = Any {
-            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
-            value: serde_json::to_vec(&lab::process(&["sh", "-c", "echo inside; exit 7"])).unwrap(),
-        };
-        let exec = Exec { id: "e1".into(), spec: Some(spec), stdio: lab.stdio("e1") };
+        let exec = lab.exec("e1", &["sh", "-c", "echo inside; exit 7"]);
         tasks.exec(ns, "c1", exec.clone()).await.unwrap();
         let again = tasks.exec(ns, "c1", exec.clone()).await.unwrap_err();
         assert_eq!(again.class(), ErrorClass::AlreadyExists, "{again}");
@@ -185,8 +181,15 @@ async fn the_death_of_a_shim_ends_its_task() {
             let (tasks, ns) = (lab.tasks.clone(), ns.clone());
             async move { tasks.wait(&ns, "c1", "").await.unwrap() }
         });
-        lab.tasks.get(&ns, "c1", "").await.unwrap();
+        for (exec, arguments) in [("e1", &["sleep", "1000"][..]), ("e2", &["true"])] {
+            lab.tasks.exec(&ns, "c1", lab.exec(exec, arguments)).await.unwrap();
+            lab.tasks.start(&ns, "c1", exec).await.unwrap();
+            assert_eq!(lab.event().await, "/tasks/exec-added");
+            assert_eq!(lab.event().await, "/tasks/exec-started");
+        }
+        assert_eq!(lab.event().await, "/tasks/exit e2 0");
         lab.kill_shims();
+        assert_eq!(lab.event().await, "/tasks/exit e1 137");
         assert_eq!(lab.event().await, "/tasks/exit c1 137");
         assert_eq!(lab.event().await, "/tasks/delete c1 137");
         let exit = waiting.await.unwrap();
@@ -245,6 +248,9 @@ async fn a_bundle_of_another_boot_is_not_dialled() {
         lab.stop();
         lab.kill_shims();
         let note = lab.bundle("c1").join("bootstrap.json");
+        let before: serde_json::Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
+        // A boot clears it away.
+        std::fs::remove_file(before["address"].as_str().unwrap().trim_start_matches("unix://")).unwrap();
         let socket = lab.folder.path().join("trap.sock");
         let trap = tokio::net::UnixListener::bind(&socket).unwrap();
         let address = format!("unix://{}", socket.display());

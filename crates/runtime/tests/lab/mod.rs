@@ -11,7 +11,7 @@ use corten_api::events::{TaskCreate, TaskDelete, TaskExit, TaskStart};
 use corten_api::runc;
 use corten_api::types::Envelope;
 use corten_events::{Exchange, Subscription};
-use corten_runtime::{Config, ContainerRecord, CreateTask, Records, Stdio, Tasks};
+use corten_runtime::{Config, ContainerRecord, CreateTask, Exec, Records, Stdio, Tasks};
 use corten_ttrpc::Server;
 use corten_types::{Any, Error, Mount, Namespace, Result};
 use serde_json::json;
@@ -142,6 +142,15 @@ impl Lab {
         std::fs::read_to_string(self.folder.path().join(format!("{id}.out"))).unwrap_or_default()
     }
 
+    /// A process to be added to a task.
+    pub fn exec(&self, id: &str, arguments: &[&str]) -> Exec {
+        let spec = Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
+            value: serde_json::to_vec(&process(arguments)).unwrap(),
+        };
+        Exec { id: id.into(), spec: Some(spec), stdio: self.stdio(id) }
+    }
+
     pub async fn run(&self, id: &str, arguments: &[&str]) -> u32 {
         self.container(id, arguments);
         let pid = self.tasks.create(&self.namespace, self.request(id)).await.unwrap();
@@ -227,6 +236,12 @@ impl Drop for Lab {
                 .output();
             let _ = corten_mounts::unmount_all(&self.bundle(id).join("rootfs"));
         }
+        // runc removes the containers' cgroups, not their parents.
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let ours = hierarchy.path().join("corten-runtime-tests");
+            let _ = std::fs::remove_dir(ours.join(self.namespace.as_str()));
+            let _ = std::fs::remove_dir(ours);
+        }
     }
 }
 
@@ -293,7 +308,7 @@ fn spec(namespace: &Namespace, id: &str, arguments: &[&str]) -> serde_json::Valu
     })
 }
 
-pub fn process(arguments: &[&str]) -> serde_json::Value {
+fn process(arguments: &[&str]) -> serde_json::Value {
     json!({
         "user": {"uid": 0, "gid": 0}, "cwd": "/", "args": arguments, "env": ["PATH=/bin"],
         "capabilities": {"bounding": ["CAP_KILL"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"]},
