@@ -374,6 +374,28 @@ async fn a_task_whose_shim_does_not_answer_in_time_is_in_unknown_state() {
 }
 
 #[tokio::test]
+async fn tasks_that_are_gone_hold_no_descriptors() {
+    let lab = Lab::new();
+    lab.binary(&format!("echo '{}'", json(&lab.fake("s", Habit::Modern))));
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let mut before = 0;
+    for round in 0..40 {
+        lab.create(lab.container("c1")).await.unwrap();
+        lab.tasks.delete(&lab.namespace, "c1").await.unwrap();
+        lab.binary("exit 1");
+        lab.create(lab.container("c1")).await.unwrap_err();
+        lab.binary(&format!("echo '{}'", json(&format!("unix://{}", lab.path("s").display()))));
+        if round == 0 {
+            before = descriptors();
+        }
+    }
+    // The last connections are closed a moment after the answer.
+    while descriptors() > before {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
 async fn shims_forward_events_to_the_exchange() {
     let mut lab = Lab::new();
     let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();

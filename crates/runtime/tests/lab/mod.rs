@@ -1,7 +1,7 @@
 //! A private runtime: folders, records, an event server, a root file system of busybox, and the
 //! shims to be tested. Shims of containerd come from the folder that `PEERS` names (with
-//! `containerd-1.6`, `containerd-2.1`, `oci` and `tools` as Debian's packages unpack), another one,
-//! as our own, from `SHIM`.
+//! `containerd-1.6`, `containerd-2.1`, `oci` and `tools` as Debian's packages unpack). `SHIM` names
+//! another one to be tested instead, as our own, and `OCI` another OCI runtime, empty for the shim's own.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -49,10 +49,12 @@ pub fn shims() -> Vec<PathBuf> {
         eprintln!("skipped: PEERS does not name a folder of shims and runc");
         return Vec::new();
     };
+    if let Some(shim) = std::env::var_os("SHIM") {
+        return vec![shim.into()];
+    }
     let versions = ["containerd-1.6", "containerd-2.1"];
     let mut shims: Vec<_> =
         versions.map(|version| peers.join(version).join("usr/bin/containerd-shim-runc-v2")).into();
-    shims.extend(std::env::var_os("SHIM").map(PathBuf::from));
     shims.retain(|shim| shim.is_file());
     assert!(!shims.is_empty(), "no shim in {}", peers.display());
     shims
@@ -104,7 +106,7 @@ impl Lab {
 
     pub fn container(&self, id: &str, arguments: &[&str]) {
         let options = runc::Options {
-            binary_name: self.runc.to_string_lossy().into_owned(),
+            binary_name: std::env::var("OCI").unwrap_or_else(|_| self.runc.to_string_lossy().into_owned()),
             root: self.folder.path().join("runc").to_string_lossy().into_owned(),
             ..runc::Options::default()
         };
@@ -300,7 +302,10 @@ fn spec(namespace: &Namespace, id: &str, arguments: &[&str]) -> serde_json::Valu
         "ociVersion": "1.0.2",
         "process": process(arguments),
         "root": {"path": "rootfs"},
-        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+        ],
         "linux": {
             "cgroupsPath": format!("/corten-runtime-tests/{namespace}/{id}"),
             "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
