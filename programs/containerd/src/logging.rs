@@ -1,0 +1,96 @@
+//! Log lines in the form that people and scripts know from the original.
+
+use std::fmt::{self, Write};
+
+use corten_types::{Error, Result, timestamp};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::config::Config;
+
+/// Begins to log to standard error.
+///
+/// # Errors
+/// InvalidArgument for an unknown level.
+pub fn start(config: &Config) -> Result<()> {
+    let level = match config.log_level.as_str() {
+        "trace" => LevelFilter::TRACE,
+        "debug" => LevelFilter::DEBUG,
+        "" | "info" => LevelFilter::INFO,
+        "warn" | "warning" => LevelFilter::WARN,
+        "error" | "fatal" | "panic" => LevelFilter::ERROR,
+        other => return Err(Error::unknown(format!("not a valid log level: {other:?}"))),
+    };
+    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    let result = if config.log_format == "json" {
+        lines.json().flatten_event(true).try_init()
+    } else {
+        lines.event_format(Lines).try_init()
+    };
+    result.map_err(|error| Error::internal(format!("logging: {error}")))
+}
+
+/// `time="…" level=info msg="…" key=value`.
+struct Lines;
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        // What libraries say below a warning is not about containers.
+        let ours = event.metadata().target().starts_with("corten")
+            || event.metadata().target().starts_with("containerd");
+        if !ours && *event.metadata().level() > Level::WARN {
+            return Ok(());
+        }
+        let level = match *event.metadata().level() {
+            Level::ERROR => "error",
+            Level::WARN => "warning",
+            Level::INFO => "info",
+            Level::DEBUG => "debug",
+            Level::TRACE => "trace",
+        };
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let time = timestamp::rfc3339(std::time::SystemTime::now());
+        writeln!(writer, "time=\"{time}\" level={level} msg={:?}{}", fields.message, fields.rest)
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: String,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        if field.name() == "message" {
+            self.message = text;
+            return;
+        }
+        let plain =
+            !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./@:".contains(&b));
+        let quoted = text.starts_with('"') && text.ends_with('"');
+        let _ = match plain || quoted {
+            true => write!(self.rest, " {}={text}", field.name()),
+            false => write!(self.rest, " {}={text:?}", field.name()),
+        };
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+}

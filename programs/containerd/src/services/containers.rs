@@ -1,0 +1,105 @@
+//! Container records.
+
+use corten_api::services::containers::{self as api, containers_server};
+use corten_metadata::{Container, Runtime};
+use tonic::{Request, Response, Status};
+
+use super::{Answers, Services, answers, context, paths, required, status, timestamp};
+
+fn from_api(container: api::Container) -> Container {
+    let runtime = container.runtime.unwrap_or_default();
+    Container {
+        id: container.id,
+        labels: container.labels,
+        image: container.image,
+        runtime: Runtime { name: runtime.name, options: runtime.options },
+        spec: container.spec,
+        snapshotter: container.snapshotter,
+        snapshot_key: container.snapshot_key,
+        extensions: container.extensions,
+        sandbox: container.sandbox,
+        ..Container::default()
+    }
+}
+
+fn to_api(container: Container) -> api::Container {
+    api::Container {
+        id: container.id,
+        labels: container.labels,
+        image: container.image,
+        runtime: Some(api::container::Runtime {
+            name: container.runtime.name,
+            options: container.runtime.options,
+        }),
+        spec: container.spec,
+        snapshotter: container.snapshotter,
+        snapshot_key: container.snapshot_key,
+        created_at: timestamp(container.created_at),
+        updated_at: timestamp(container.updated_at),
+        extensions: container.extensions,
+        sandbox: container.sandbox,
+    }
+}
+
+#[tonic::async_trait]
+impl containers_server::Containers for Services {
+    async fn get(
+        &self,
+        request: Request<api::GetContainerRequest>,
+    ) -> Result<Response<api::GetContainerResponse>, Status> {
+        let ctx = context(&request)?;
+        let container = self.containers.get(&ctx, &request.into_inner().id).map_err(status)?;
+        Ok(Response::new(api::GetContainerResponse { container: Some(to_api(container)) }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<api::ListContainersRequest>,
+    ) -> Result<Response<api::ListContainersResponse>, Status> {
+        let ctx = context(&request)?;
+        let containers = self.containers.list(&ctx, &request.into_inner().filters).map_err(status)?;
+        let containers = containers.into_iter().map(to_api).collect();
+        Ok(Response::new(api::ListContainersResponse { containers }))
+    }
+
+    type ListStreamStream = Answers<api::ListContainerMessage>;
+
+    async fn list_stream(
+        &self,
+        request: Request<api::ListContainersRequest>,
+    ) -> Result<Response<Self::ListStreamStream>, Status> {
+        let ctx = context(&request)?;
+        let containers = self.containers.list(&ctx, &request.into_inner().filters).map_err(status)?;
+        let message = |container| api::ListContainerMessage { container: Some(to_api(container)) };
+        Ok(Response::new(answers(containers.into_iter().map(message).collect())))
+    }
+
+    async fn create(
+        &self,
+        request: Request<api::CreateContainerRequest>,
+    ) -> Result<Response<api::CreateContainerResponse>, Status> {
+        let ctx = context(&request)?;
+        let container = required(request.into_inner().container, "container")?;
+        let container = self.containers.create(&ctx, from_api(container)).await.map_err(status)?;
+        Ok(Response::new(api::CreateContainerResponse { container: Some(to_api(container)) }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<api::UpdateContainerRequest>,
+    ) -> Result<Response<api::UpdateContainerResponse>, Status> {
+        let ctx = context(&request)?;
+        let request = request.into_inner();
+        let container = from_api(required(request.container, "container")?);
+        let container =
+            self.containers.update(&ctx, container, paths(request.update_mask)).await.map_err(status)?;
+        Ok(Response::new(api::UpdateContainerResponse { container: Some(to_api(container)) }))
+    }
+
+    async fn delete(&self, request: Request<api::DeleteContainerRequest>) -> Result<Response<()>, Status> {
+        let ctx = context(&request)?;
+        self.containers.delete(&ctx, &request.into_inner().id).await.map_err(status)?;
+        self.collector.note_deletion();
+        Ok(Response::new(()))
+    }
+}

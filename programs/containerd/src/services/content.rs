@@ -1,0 +1,278 @@
+//! Blobs and ingests.
+
+use bytes::Bytes;
+use corten_api::services::content::{self as api, WriteAction, content_server};
+use corten_content::{BlobReader, IngestStatus, Store, Writer, WriterOptions};
+use corten_metadata::BlobRecord;
+use corten_types::{Context, Digest, Error, ErrorClass, Result as Outcome, ResultExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Answers, Services, answers, context, paths, required, status, timestamp};
+
+/// Infos in one message of a list.
+const BLOCK: usize = 100;
+/// Bytes in one message of a read.
+const CHUNK: usize = 1 << 20;
+
+fn info(blob: BlobRecord) -> api::Info {
+    api::Info {
+        digest: blob.digest.to_string(),
+        size: i64::try_from(blob.size).unwrap_or(i64::MAX),
+        created_at: timestamp(blob.created_at),
+        updated_at: timestamp(blob.updated_at),
+        labels: blob.labels,
+    }
+}
+
+fn ingest(ingest: IngestStatus) -> api::Status {
+    api::Status {
+        started_at: timestamp(ingest.started_at),
+        updated_at: timestamp(ingest.updated_at),
+        r#ref: ingest.reference,
+        offset: i64::try_from(ingest.offset).unwrap_or(i64::MAX),
+        total: i64::try_from(ingest.total).unwrap_or(i64::MAX),
+        expected: ingest.expected.map(|digest| digest.to_string()).unwrap_or_default(),
+    }
+}
+
+/// A digest, with the answer of `Info` and `Update` for one that is none.
+fn digest(text: &str) -> Result<Digest, Status> {
+    text.parse()
+        .map_err(|_| status(Error::bare(ErrorClass::InvalidArgument, format!("{text:?} failed validation"))))
+}
+
+#[tonic::async_trait]
+impl content_server::Content for Services {
+    async fn info(&self, request: Request<api::InfoRequest>) -> Result<Response<api::InfoResponse>, Status> {
+        let ctx = context(&request)?;
+        let blob = self.content.info(&ctx, &digest(&request.into_inner().digest)?).map_err(status)?;
+        Ok(Response::new(api::InfoResponse { info: Some(info(blob)) }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<api::UpdateRequest>,
+    ) -> Result<Response<api::UpdateResponse>, Status> {
+        let ctx = context(&request)?;
+        let request = request.into_inner();
+        let new = required(request.info, "info")?;
+        let blob =
+            self.content.update(&ctx, &digest(&new.digest)?, new.labels, &paths(request.update_mask)).await;
+        Ok(Response::new(api::UpdateResponse { info: Some(info(blob.map_err(status)?)) }))
+    }
+
+    type ListStream = Answers<api::ListContentResponse>;
+
+    async fn list(
+        &self,
+        request: Request<api::ListContentRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        let ctx = context(&request)?;
+        let blobs = self.content.list(&ctx, &request.into_inner().filters).map_err(status)?;
+        let infos: Vec<api::Info> = blobs.into_iter().map(info).collect();
+        Ok(Response::new(answers(
+            infos.chunks(BLOCK).map(|block| api::ListContentResponse { info: block.to_vec() }).collect(),
+        )))
+    }
+
+    async fn delete(&self, request: Request<api::DeleteContentRequest>) -> Result<Response<()>, Status> {
+        let ctx = context(&request)?;
+        let digest: Digest = request.into_inner().digest.parse().map_err(status)?;
+        self.content.delete(&ctx, &digest).await.map_err(status)?;
+        self.collector.note_deletion();
+        Ok(Response::new(()))
+    }
+
+    type ReadStream = ReceiverStream<Result<api::ReadContentResponse, Status>>;
+
+    async fn read(
+        &self,
+        request: Request<api::ReadContentRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        let ctx = context(&request)?;
+        let request = request.into_inner();
+        let digest: Digest =
+            request.digest.parse().map_err(|error: Error| status(error.context(&request.digest)))?;
+        let blob = self.content.reader(&ctx, &digest).map_err(status)?;
+        let offset = u64::try_from(request.offset).unwrap_or(0);
+        if offset > blob.size() {
+            let text = format!("read past object length {} bytes", blob.size());
+            return Err(status(Error::bare(ErrorClass::OutOfRange, text)));
+        }
+        let rest = blob.size() - offset;
+        let length =
+            u64::try_from(request.size).ok().filter(|size| *size > 0).map_or(rest, |size| size.min(rest));
+        let (sender, receiver) = mpsc::channel(2);
+        tokio::task::spawn_blocking(move || send(&blob, offset, length, &sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn status(
+        &self,
+        request: Request<api::StatusRequest>,
+    ) -> Result<Response<api::StatusResponse>, Status> {
+        let ctx = context(&request)?;
+        let found = self.content.status(&ctx, &request.into_inner().r#ref).map_err(super::status)?;
+        Ok(Response::new(api::StatusResponse { status: Some(ingest(found)) }))
+    }
+
+    async fn list_statuses(
+        &self,
+        request: Request<api::ListStatusesRequest>,
+    ) -> Result<Response<api::ListStatusesResponse>, Status> {
+        let ctx = context(&request)?;
+        let found = self.content.statuses(&ctx, &request.into_inner().filters).map_err(status)?;
+        Ok(Response::new(api::ListStatusesResponse { statuses: found.into_iter().map(ingest).collect() }))
+    }
+
+    type WriteStream = ReceiverStream<Result<api::WriteContentResponse, Status>>;
+
+    async fn write(
+        &self,
+        request: Request<Streaming<api::WriteContentRequest>>,
+    ) -> Result<Response<Self::WriteStream>, Status> {
+        let ctx = context(&request)?;
+        let (store, mut requests) = (self.content.clone(), request.into_inner());
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(async move {
+            if let Err(error) = write(&store, &ctx, &mut requests, &sender).await {
+                // The client may have gone.
+                let _ = sender.send(Err(error)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn abort(&self, request: Request<api::AbortRequest>) -> Result<Response<()>, Status> {
+        let ctx = context(&request)?;
+        self.content.abort(&ctx, &request.into_inner().r#ref).await.map_err(status)?;
+        Ok(Response::new(()))
+    }
+}
+
+/// Offsets count from the first byte sent (spec 01 §2.1).
+fn send(
+    blob: &BlobReader,
+    start: u64,
+    length: u64,
+    sender: &mpsc::Sender<Result<api::ReadContentResponse, Status>>,
+) {
+    let mut sent = 0;
+    while sent < length {
+        let size = usize::try_from(length - sent).unwrap_or(CHUNK).min(CHUNK);
+        let mut data = vec![0; size];
+        let message = match blob.read_at(&mut data, start + sent) {
+            Ok(0) => Err(status(Error::new(ErrorClass::DataLoss, "the blob's file is too short"))),
+            Ok(count) => {
+                data.truncate(count);
+                let offset = i64::try_from(sent).unwrap_or(i64::MAX);
+                sent += count as u64;
+                Ok(api::ReadContentResponse { offset, data: Bytes::from(data) })
+            }
+            Err(error) => Err(status(error)),
+        };
+        let failed = message.is_err();
+        if sender.blocking_send(message).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// The conversation of a write (spec 01 §2.3).
+async fn write(
+    store: &Store,
+    ctx: &Context,
+    requests: &mut Streaming<api::WriteContentRequest>,
+    sender: &mpsc::Sender<Result<api::WriteContentResponse, Status>>,
+) -> Result<(), Status> {
+    let Some(first) = requests.message().await? else { return Ok(()) };
+    if first.r#ref.is_empty() {
+        let text = "first message must have a reference";
+        return Err(status(Error::bare(ErrorClass::InvalidArgument, text)));
+    }
+    let reference = first.r#ref.clone();
+    let options = WriterOptions {
+        reference: reference.clone(),
+        total: u64::try_from(first.total).unwrap_or(0),
+        // Nothing is checked here until the commit.
+        expected: first.expected.parse().ok(),
+    };
+    let mut writer = store.writer(ctx, options).await.map_err(status)?;
+    let mut message = Some(first);
+    while let Some(request) = message {
+        if let Ok(expected) = request.expected.parse::<Digest>()
+            && store.info(ctx, &expected).is_ok()
+        {
+            drop(writer);
+            store.abort(ctx, &reference).await.ok();
+            let text = format!("blob with expected digest {expected} exists");
+            return Err(status(Error::bare(ErrorClass::AlreadyExists, text)));
+        }
+        let commits = request.action == i32::from(WriteAction::Commit);
+        let (back, response) = step(writer, request).await.map_err(status)?;
+        if sender.send(Ok(response)).await.is_err() || commits {
+            return Ok(());
+        }
+        let Some(back) = back else { return Ok(()) };
+        writer = back;
+        message = requests.message().await?;
+    }
+    Ok(())
+}
+
+/// One message of it; the writer comes back unless it was committed.
+async fn step(
+    mut writer: Writer,
+    request: api::WriteContentRequest,
+) -> Outcome<(Option<Writer>, api::WriteContentResponse)> {
+    let total = u64::try_from(request.total).unwrap_or(0);
+    if total > 0 {
+        writer.set_total(total);
+    }
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let mut response = api::WriteContentResponse {
+        action: request.action,
+        offset: signed(writer.offset()),
+        ..Default::default()
+    };
+    let action = WriteAction::try_from(request.action);
+    if action == Ok(WriteAction::Stat) {
+        let known = writer.status();
+        response.digest = writer.digest().to_string();
+        response.started_at = timestamp(known.started_at);
+        response.updated_at = timestamp(known.updated_at);
+        response.total = signed(known.total);
+    }
+    if !matches!(action, Ok(WriteAction::Write | WriteAction::Commit)) {
+        return Ok((Some(writer), response));
+    }
+    let (offset, data) = (u64::try_from(request.offset).unwrap_or(0), request.data);
+    if offset > 0 && offset != writer.offset() {
+        let text = format!("write @{offset} must occur at current offset {}", writer.offset());
+        return Err(Error::bare(ErrorClass::OutOfRange, text));
+    }
+    let writer = tokio::task::spawn_blocking(move || -> Outcome<Writer> {
+        if offset == 0 && writer.offset() > 0 && !(data.is_empty() && writer.status().expected.is_some()) {
+            writer.truncate()?;
+        }
+        if !data.is_empty() {
+            writer.write(&data)?;
+        }
+        Ok(writer)
+    })
+    .await
+    .map_err(|error| Error::internal(format!("write: {error}")))??;
+    response.offset = signed(writer.offset());
+    response.digest = writer.digest().to_string();
+    if action != Ok(WriteAction::Commit) {
+        return Ok((Some(writer), response));
+    }
+    let expected = match request.expected.as_str() {
+        "" => None,
+        text => Some(text.parse::<Digest>().context("expected digest")?),
+    };
+    response.digest = writer.commit(total, expected.as_ref(), request.labels).await?.to_string();
+    Ok((None, response))
+}

@@ -1,0 +1,139 @@
+//! Streams that other services consume (spec 01 §12).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use corten_api::services::streaming::{StreamInit, streaming_server};
+use corten_api::transfer_types::{Data, WindowUpdate};
+use corten_types::{Any, Error, Namespace};
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Services, context, status};
+
+/// Messages that wait on either side.
+const QUEUE: usize = 64;
+/// Bytes that a sender may be ahead.
+const WINDOW: i32 = 64 << 10;
+/// How long a service waits for a stream that its caller has just opened.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Streams that nobody has consumed yet.
+const LIMIT: usize = 1024;
+
+/// An open stream, taken by the service that consumes it. Dropping it ends the call.
+pub struct Stream {
+    pub incoming: Streaming<Any>,
+    pub outgoing: mpsc::Sender<Result<Any, Status>>,
+}
+
+/// Streams that wait for their service.
+#[derive(Default)]
+pub struct Streams {
+    waiting: Mutex<HashMap<(Namespace, String), Stream>>,
+    arrived: Notify,
+}
+
+impl Streams {
+    /// Takes a stream, waiting for it if need be.
+    pub async fn take(&self, namespace: &Namespace, id: &str) -> Result<Stream, Error> {
+        let key = (namespace.clone(), id.to_owned());
+        let wait = async {
+            loop {
+                let arrived = self.arrived.notified();
+                if let Some(stream) = self.lock().remove(&key) {
+                    return stream;
+                }
+                arrived.await;
+            }
+        };
+        let missing = |_| Error::not_found(format!("failed to get stream {id:?}"));
+        tokio::time::timeout(PATIENCE, wait).await.map_err(missing)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Namespace, String), Stream>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stream {
+    /// The bytes that the client sends, as it is allowed to.
+    pub fn bytes(self) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> + Send {
+        futures_util::stream::unfold((self, 0_i32), |(mut stream, mut window)| async move {
+            loop {
+                if window < WINDOW {
+                    let update = corten_api::pack(&WindowUpdate { update: WINDOW });
+                    // A client that is gone is noticed below.
+                    let _ = stream.outgoing.send(Ok(update)).await;
+                    window += WINDOW;
+                }
+                let message = match stream.incoming.message().await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => return None,
+                    Err(error) => {
+                        return Some((
+                            Err(std::io::Error::other(error.message().to_owned())),
+                            (stream, window),
+                        ));
+                    }
+                };
+                match corten_api::unpack::<Data>(&message) {
+                    Ok(data) if data.data.is_empty() => {}
+                    Ok(data) => {
+                        window -= i32::try_from(data.data.len()).unwrap_or(i32::MAX);
+                        return Some((Ok(data.data), (stream, window)));
+                    }
+                    Err(error) => return Some((Err(std::io::Error::other(error)), (stream, window))),
+                }
+            }
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl streaming_server::Streaming for Services {
+    type StreamStream = ReceiverStream<Result<Any, Status>>;
+
+    async fn stream(&self, request: Request<Streaming<Any>>) -> Result<Response<Self::StreamStream>, Status> {
+        let ctx = context(&request)?;
+        let mut incoming = request.into_inner();
+        let (outgoing, receiver) = mpsc::channel(QUEUE);
+        let streams = self.streams.clone();
+        // The first message may come after the client has seen our headers.
+        tokio::spawn(async move {
+            let refused = match incoming.message().await {
+                Ok(Some(first)) => match corten_api::unpack::<StreamInit>(&first) {
+                    Ok(init) => {
+                        let accepted = outgoing
+                            .send(Ok(Any { type_url: "google.protobuf.Empty".into(), value: vec![] }));
+                        if accepted.await.is_err() {
+                            return;
+                        }
+                        let mut waiting = streams.lock();
+                        let key = (ctx.namespace, init.id);
+                        if waiting.contains_key(&key) {
+                            Some(status(Error::already_exists(format!("stream {:?}", key.1))))
+                        } else if waiting.len() >= LIMIT {
+                            Some(Status::resource_exhausted("too many streams"))
+                        } else {
+                            waiting.retain(|_, stream| !stream.outgoing.is_closed());
+                            waiting.insert(key, Stream { incoming, outgoing: outgoing.clone() });
+                            drop(waiting);
+                            streams.arrived.notify_waiters();
+                            None
+                        }
+                    }
+                    Err(error) => Some(status(Error::unknown(error.message()))),
+                },
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
+            if let Some(refused) = refused {
+                let _ = outgoing.send(Err(refused)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}

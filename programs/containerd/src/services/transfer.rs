@@ -1,0 +1,223 @@
+//! Moving images: from registries and archives into the store, and under other names (spec 03 §10).
+
+use std::sync::Arc;
+
+use corten_api::services::transfer::{TransferRequest, transfer_server};
+use corten_api::transfer_types::{self as objects, AuthRequest, AuthResponse, AuthType};
+use corten_images::naming::ImageReference;
+use corten_images::progress::{self, Progress, ProgressReceiver};
+use corten_images::{Destination, Image, ImportRequest, PullRequest, Unpack};
+use corten_registry::{Credential, CredentialRequest, Credentials, Resolver, ResolverOptions, Scheme};
+use corten_types::{Any, Context, Error, Result as Outcome};
+use tonic::{Request, Response, Status};
+
+use super::streaming::Stream;
+use super::{Services, context, required, status};
+
+/// The two ends of a transfer that can be told apart.
+enum Transfer {
+    Pull(objects::OciRegistry, objects::ImageStore),
+    Import(objects::ImageImportStream, objects::ImageStore),
+    Tag(objects::ImageStore, objects::ImageStore),
+}
+
+const KNOWN: [&str; 7] = [
+    "OCIRegistry",
+    "ImageStore",
+    "ImageImportStream",
+    "ImageExportStream",
+    "ReadStream",
+    "WriteStream",
+    "ContainerPath",
+];
+
+fn name(any: &Any) -> Outcome<&str> {
+    let name = corten_api::message_name(&any.type_url)
+        .strip_prefix("containerd.types.transfer.")
+        .unwrap_or_default();
+    if KNOWN.contains(&name) {
+        Ok(name)
+    } else {
+        Err(Error::unknown(format!("type with url {}: not found", any.type_url)))
+    }
+}
+
+impl Transfer {
+    fn read(source: &Any, destination: &Any) -> Outcome<Self> {
+        use corten_api::unpack;
+        match (name(source)?, name(destination)?) {
+            ("OCIRegistry", "ImageStore") => Ok(Self::Pull(unpack(source)?, unpack(destination)?)),
+            ("ImageImportStream", "ImageStore") => Ok(Self::Import(unpack(source)?, unpack(destination)?)),
+            ("ImageStore", "ImageStore") => Ok(Self::Tag(unpack(source)?, unpack(destination)?)),
+            _ => Err(Error::not_implemented(format!(
+                "method Transfer not implemented for {} to {}",
+                source.type_url, destination.type_url
+            ))),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl transfer_server::Transfer for Services {
+    async fn transfer(&self, request: Request<TransferRequest>) -> Result<Response<()>, Status> {
+        let ctx = context(&request);
+        let request = request.into_inner();
+        let source = required(request.source, "source")?;
+        let destination = required(request.destination, "destination")?;
+        let transfer = Transfer::read(&source, &destination).map_err(status)?;
+        let ctx = ctx?;
+        let (sender, receiver) = progress::channel();
+        let listener = request.options.unwrap_or_default().progress_stream;
+        let mut told = None;
+        if !listener.is_empty() {
+            let stream = self.streams.take(&ctx.namespace, &listener).await.map_err(status)?;
+            told = Some(tokio::spawn(tell(receiver, stream)));
+        }
+        let done = match transfer {
+            Transfer::Pull(from, to) => self.pull(&ctx, from, to, &sender).await,
+            Transfer::Import(from, to) => self.import(&ctx, from, to, &sender).await,
+            Transfer::Tag(from, to) => self.tag(&ctx, &from, &to).await,
+        };
+        drop(sender);
+        if let Some(told) = told {
+            // The client sees all of it before it sees the end.
+            let _ = told.await;
+        }
+        done.map(Response::new).map_err(status)
+    }
+}
+
+impl Services {
+    async fn pull(
+        &self,
+        ctx: &Context,
+        from: objects::OciRegistry,
+        to: objects::ImageStore,
+        progress: &progress::ProgressSender,
+    ) -> Outcome<()> {
+        let options = from.resolver.unwrap_or_default();
+        let mut credentials: Option<Arc<dyn Credentials>> = None;
+        if !options.auth_stream.is_empty() {
+            let stream = self.streams.take(&ctx.namespace, &options.auth_stream).await?;
+            credentials = Some(Arc::new(Asked(tokio::sync::Mutex::new(stream))));
+        }
+        let resolver = Resolver::new(ResolverOptions {
+            hosts_dirs: Some(options.host_dir)
+                .filter(|dir| !dir.is_empty())
+                .map(Into::into)
+                .into_iter()
+                .collect(),
+            default_scheme: match options.default_scheme.as_str() {
+                "http" => Some(Scheme::Http),
+                "https" => Some(Scheme::Https),
+                _ => None,
+            },
+            headers: options.headers.into_iter().collect(),
+            credentials,
+            user_agent: format!("containerd/{}", crate::VERSION),
+            ..ResolverOptions::default()
+        });
+        let request = PullRequest { reference: from.reference, destination: destination(to), verifier: None };
+        self.image_service.pull(ctx, &resolver, &request, progress).await.map(drop)
+    }
+
+    async fn import(
+        &self,
+        ctx: &Context,
+        from: objects::ImageImportStream,
+        to: objects::ImageStore,
+        progress: &progress::ProgressSender,
+    ) -> Outcome<()> {
+        let stream = self.streams.take(&ctx.namespace, &from.stream).await?;
+        let input = tokio_util::io::StreamReader::new(Box::pin(stream.bytes()));
+        let request = ImportRequest {
+            destination: destination(to),
+            media_type: from.media_type,
+            force_compress: from.force_compress,
+        };
+        self.image_service.import(ctx, input, &request, progress).await.map(drop)
+    }
+
+    async fn tag(&self, ctx: &Context, from: &objects::ImageStore, to: &objects::ImageStore) -> Outcome<()> {
+        let source = self.images.get(ctx, &from.name)?;
+        let labels = if to.labels.is_empty() { source.labels } else { to.labels.clone() };
+        let image = Image::new(to.name.clone(), source.target, labels);
+        match self.images.create(ctx, image.clone(), None).await {
+            Err(error) if error.is_already_exists() => {
+                self.images.update(ctx, image, Vec::new(), None).await.map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+}
+
+fn destination(store: objects::ImageStore) -> Destination {
+    let reference = |one: objects::ImageReference| ImageReference {
+        name: one.name,
+        is_prefix: one.is_prefix,
+        allow_overwrite: one.allow_overwrite,
+        add_digest: one.add_digest,
+        skip_named_digest: one.skip_named_digest,
+    };
+    let unpack = |one: objects::UnpackConfiguration| Unpack {
+        platform: one.platform.map(Into::into).unwrap_or_else(corten_types::Platform::host),
+        snapshotter: one.snapshotter,
+        ..Unpack::default()
+    };
+    Destination {
+        name: store.name,
+        labels: store.labels,
+        platforms: store.platforms.into_iter().map(Into::into).collect(),
+        all_metadata: store.all_metadata,
+        manifest_limit: usize::try_from(store.manifest_limit).unwrap_or(0),
+        extra_references: store.extra_references.into_iter().map(reference).collect(),
+        unpacks: store.unpacks.into_iter().map(unpack).collect(),
+        ..Destination::default()
+    }
+}
+
+/// Passes progress on until it ends.
+async fn tell(mut progress: ProgressReceiver, stream: Stream) {
+    while let Some(Progress { event, name, parents, progress: done, total, descriptor }) =
+        progress.recv().await
+    {
+        let message = objects::Progress {
+            event,
+            name,
+            parents,
+            progress: done,
+            total,
+            desc: descriptor.map(Into::into),
+        };
+        if stream.outgoing.send(Ok(corten_api::pack(&message))).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The client is asked for secrets through a stream.
+struct Asked(tokio::sync::Mutex<Stream>);
+
+#[async_trait::async_trait]
+impl Credentials for Asked {
+    async fn get(&self, request: CredentialRequest) -> Outcome<Option<Credential>> {
+        let question = AuthRequest {
+            host: request.host,
+            reference: request.reference,
+            wwwauthenticate: request.challenges,
+        };
+        let mut stream = self.0.lock().await;
+        let gone = || Error::unknown("the client closed its stream of credentials");
+        stream.outgoing.send(Ok(corten_api::pack(&question))).await.map_err(|_| gone())?;
+        let answer = stream.incoming.message().await.map_err(|_| gone())?.ok_or_else(gone)?;
+        let answer: AuthResponse = corten_api::unpack(&answer)?;
+        Ok(match answer.auth_type() {
+            AuthType::None => None,
+            AuthType::Credentials => {
+                Some(Credential::Basic { username: answer.username, secret: answer.secret })
+            }
+            AuthType::Refresh => Some(Credential::Refresh(answer.secret)),
+            AuthType::Header => Some(Credential::Header(answer.secret)),
+        })
+    }
+}
