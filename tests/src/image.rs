@@ -62,6 +62,9 @@ impl Layer {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_size(data.len() as u64);
         let old = header.as_old_mut();
         for (field, text) in [(&mut old.name, name), (&mut old.linkname, link)] {

@@ -131,6 +131,9 @@ fn directory(tree: &mut Tree, place: Place<'_>, attributes: &Attributes) -> Resu
     Ok(())
 }
 
+/// Files from this size on are on their way to disk at once; of smaller ones there is not much.
+const WRITEBACK: u64 = 128 << 10;
+
 fn file<R: Read>(
     tree: &mut Tree,
     place: Place<'_>,
@@ -143,6 +146,10 @@ fn file<R: Read>(
     let size = entry.size();
     let sparse = entry.header().entry_type() == EntryType::GNUSparse;
     let written = copy(entry, file.as_fd(), sparse)?;
+    if size >= WRITEBACK {
+        // The disk works while the next files are inflated, instead of all at once at the end.
+        corten_sys::start_writeback(file.as_fd());
+    }
     if written != size {
         return Err(Error::invalid_argument(format!("unexpected EOF: {written} of {size} bytes")));
     }
@@ -220,14 +227,19 @@ fn tolerate(name: &str, is_file: bool, result: Result<(), Errno>) -> Result<()> 
 /// Reads what an archive says of an entry.
 pub(crate) fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes> {
     let header = entry.header();
-    let number = |value: std::io::Result<u64>, what: &str| -> Result<u32> {
+    // A field that was left blank is zero, as everyone reads it.
+    let number = |field: &[u8], value: std::io::Result<u64>, what: &str| -> Result<u32> {
+        if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+            return Ok(0);
+        }
         let value = value.map_err(|error| Error::invalid_argument(format!("{what}: {error}")))?;
         u32::try_from(value).map_err(|_| Error::invalid_argument(format!("{what} {value} is too large")))
     };
+    let raw = header.as_old();
     let mut attributes = Attributes {
-        uid: number(header.uid(), "uid")?,
-        gid: number(header.gid(), "gid")?,
-        mode: header.mode().map_err(|error| Error::invalid_argument(format!("mode: {error}")))? & 0o7777,
+        uid: number(&raw.uid, header.uid(), "uid")?,
+        gid: number(&raw.gid, header.gid(), "gid")?,
+        mode: number(&raw.mode, header.mode().map(u64::from), "mode")? & 0o7777,
         seconds: i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0),
         nanos: 0,
         extended: Vec::new(),
