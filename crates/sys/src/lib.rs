@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// Runs `work` in a child process and answers its pid. The child never returns: it ends with what `work`
@@ -100,6 +100,13 @@ pub fn read_only_clone(path: &OsStr) -> io::Result<OwnedFd> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(tree) }
+}
+
+/// Starts to write a file's changed pages to disk and does not wait for it: a later sync finds less to do.
+/// It is only a hint; file systems that cannot do it are left alone.
+pub fn start_writeback(file: BorrowedFd<'_>) {
+    // SAFETY: the descriptor is open for the time of the call.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Gives unused heap back to the system and keeps the number of arenas small.

@@ -67,7 +67,7 @@ async fn an_import_may_be_repeated_and_broken_off() {
 async fn docker_archives_become_manifests() {
     let daemon = Daemon::start();
     let layer = Layer::plain(&[("a", "1")]);
-    let config = Image::new(&[layer.clone()]).config;
+    let config = Image::new(std::slice::from_ref(&layer)).config;
     let archive = docker_archive(serde_json::json!(["alpine:3", "a/b"]), &layer, &config);
     let names = import(&daemon, archive, &request(vec![prefix("unused")])).await.unwrap();
     assert_eq!(names, ["docker.io/library/alpine:3", "docker.io/a/b:latest"]);
@@ -83,7 +83,7 @@ async fn docker_archives_become_manifests() {
 async fn plain_layers_are_compressed_on_demand_and_their_twins_used_again() {
     let daemon = Daemon::start();
     let layer = Layer::plain(&[("a", &"text ".repeat(10_000))]);
-    let config = Image::new(&[layer.clone()]).config;
+    let config = Image::new(std::slice::from_ref(&layer)).config;
     let archive = docker_archive(serde_json::json!(["a:1"]), &layer, &config);
     let compress = ImportRequest { force_compress: true, ..request(vec![prefix("x")]) };
     let mut seen = Vec::new();

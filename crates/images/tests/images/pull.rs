@@ -289,9 +289,8 @@ async fn whoever_waits_goes_on_when_the_other_gives_up() {
     let (service, ctx2) = (daemon.service.clone(), ctx());
     let first =
         tokio::spawn(async move { service.pull(&ctx2, &slow, &request, &ProgressSender::none()).await });
-    while daemon.content.status(&ctx(), &format!("layer-{}", layer.digest)).is_ok_and(|s| s.offset == 200_000)
-        == false
-    {
+    let key = format!("layer-{}", layer.digest);
+    while !daemon.content.status(&ctx(), &key).is_ok_and(|status| status.offset == 200_000) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let second = daemon.pull(&registry, "1.0", packed(&registry, "1.0"));
