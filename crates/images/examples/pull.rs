@@ -12,6 +12,15 @@ use corten_registry::{Resolver, ResolverOptions, Scheme};
 use corten_snapshots::{Native, Overlay, OverlayOptions, Snapshots};
 use corten_types::{Context, Error, Labels, Namespace, Platform, Result};
 
+/// The defaults, or as many layers at once as `AT_ONCE` says.
+fn options() -> Options {
+    let mut options = Options::default();
+    if let Some(count) = std::env::var("AT_ONCE").ok().and_then(|count| count.parse().ok()) {
+        options.max_concurrent_unpacks = count;
+    }
+    options
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,7 +36,7 @@ async fn main() -> Result<()> {
     let native = Native::open(&folder.join("native"))?;
     let snapshots = Snapshots::new(&database, &exchange, vec![Arc::new(overlay), Arc::new(native)])?;
     let images = Images::new(database.clone(), exchange);
-    let service = ImageService::new(content, snapshots, images, Leases::new(database), Options::default());
+    let service = ImageService::new(content, snapshots, images, Leases::new(database), options());
     let snapshotter = rest.first().cloned().unwrap_or_default();
     let unpack = Unpack { platform: Platform::host(), snapshotter, labels: Labels::new() };
     let destination = Destination {

@@ -17,10 +17,10 @@ pub struct Descriptor {
     /// Size in bytes; never negative in a checked descriptor.
     pub size: i64,
     /// Where else the content may be fetched from (foreign layers).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Free annotations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// The platform that an index declares for a manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,5 +46,30 @@ impl Descriptor {
             data: None,
             artifact_type: None,
         }
+    }
+}
+
+/// Go writes `null` for a list or map that is empty.
+fn null_as_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_parts_may_be_null_or_missing() {
+        let digest = Digest::sha256(b"");
+        let text = format!(
+            r#"{{"mediaType":"t","digest":"{digest}","size":1,"urls":null,"annotations":null,"platform":{{"os":"linux"}}}}"#
+        );
+        let mut want = Descriptor::new("t", digest, 1);
+        want.platform = Some(Platform { os: "linux".to_owned(), ..Platform::default() });
+        assert_eq!(serde_json::from_str::<Descriptor>(&text).unwrap(), want);
     }
 }

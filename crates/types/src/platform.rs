@@ -9,8 +9,10 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Platform {
     /// Processor.
+    #[serde(default)]
     pub architecture: String,
     /// Operating system.
+    #[serde(default)]
     pub os: String,
     /// Version, for Windows.
     #[serde(rename = "os.version", default, skip_serializing_if = "String::is_empty")]
