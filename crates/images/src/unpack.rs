@@ -157,7 +157,7 @@ impl Job {
 
     /// Extracts all layers at once and puts them together from below.
     async fn in_any_order(self: Arc<Self>) -> Result<()> {
-        let first = self.first_missing()?;
+        let first = self.first_missing().await?;
         let mut works: Vec<Option<(Turn, AbortOnDropHandle<Result<Extracted>>)>> = Vec::new();
         for index in first..self.layers.len() {
             // What others work on is waited for later. Whoever waits for a lower layer holds only higher
@@ -211,7 +211,7 @@ impl Job {
     // === one after the other ===
 
     async fn in_order(self: Arc<Self>) -> Result<()> {
-        let first = self.first_missing()?;
+        let first = self.first_missing().await?;
         let mut feeds: Vec<Option<Feed>> = self.layers.iter().map(|_| None).collect();
         for index in first..self.layers.len() {
             self.join(index, Some(&mut feeds)).await?;
@@ -222,10 +222,7 @@ impl Job {
     /// One layer, if it is still missing once nobody else works on it.
     async fn join(self: &Arc<Self>, index: usize, feeds: Option<&mut Vec<Option<Feed>>>) -> Result<()> {
         let _turn = self.flight(index).turn().await;
-        if self.exists(index)? {
-            return Ok(());
-        }
-        // The layers below are there.
+        // The layers below are there. If this one is too by now, it joins the caller's lease.
         let parent = self.layers[index].parent.clone();
         let Some(filled) = Arc::clone(self).extract(index, parent, feeds).await? else {
             return Ok(());
@@ -240,11 +237,17 @@ impl Job {
         self.service.shared.unpacking.join((self.ctx.namespace.clone(), self.snapshotter.clone(), chain_id))
     }
 
-    /// Since a snapshot keeps the ones below it, those that exist are the lowest ones.
-    fn first_missing(&self) -> Result<usize> {
+    /// Since a snapshot keeps the ones below it, those that exist are the lowest ones. The highest of them
+    /// joins the caller's lease, so that it stays until the image is recorded.
+    async fn first_missing(&self) -> Result<usize> {
         for index in (0..self.layers.len()).rev() {
-            if self.exists(index)? {
-                return Ok(index + 1);
+            if !self.exists(index)? {
+                continue;
+            }
+            match self.prepare(index, self.layers[index].parent.as_ref()).await? {
+                Prepared::Exists => return Ok(index + 1),
+                // It went at this very moment.
+                Prepared::Staged(key) | Prepared::Empty(key, _) => self.remove(&key).await,
             }
         }
         Ok(0)

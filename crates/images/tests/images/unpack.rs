@@ -340,6 +340,29 @@ async fn layers_that_exist_are_neither_fetched_nor_extracted() {
 }
 
 #[tokio::test]
+async fn layers_that_exist_join_the_callers_lease() {
+    for snapshotter in SNAPSHOTTERS {
+        let (registry, daemon) = (ScriptedRegistry::start().await, Daemon::start());
+        let image = Image::new(&stack());
+        image.push(&registry, "1.0");
+        daemon.pull(&registry, "1.0", unpacked(&registry, "1.0", snapshotter)).await.unwrap();
+        let lease = daemon.leases.create(&ctx(), "mine", Labels::new()).await.unwrap();
+        let request = PullRequest {
+            reference: reference(&registry, "1.0"),
+            destination: unpacked(&registry, "1.0", snapshotter),
+            verifier: None,
+        };
+        let mine = ctx().with_lease(lease.id);
+        daemon.service.pull(&mine, &resolver(), &request, &ProgressSender::none()).await.unwrap();
+        daemon.images.delete(&ctx(), &reference(&registry, "1.0"), None).await.unwrap();
+        daemon.collector().trigger().await.unwrap();
+        assert_eq!(daemon.snapshot_names(snapshotter).len(), 3);
+        assert!(daemon.content.info(&ctx(), &image.config_digest()).is_ok());
+        assert_eq!(daemon.leases.list(&ctx(), &[]).unwrap().len(), 1, "it is the caller's to end");
+    }
+}
+
+#[tokio::test]
 async fn an_image_in_the_store_is_unpacked_from_there() {
     for snapshotter in SNAPSHOTTERS {
         let (registry, daemon) = (ScriptedRegistry::start().await, Daemon::start());
