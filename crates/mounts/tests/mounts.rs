@@ -1,0 +1,209 @@
+//! Mounts on a real kernel. Needs root.
+
+use std::path::{Path, PathBuf};
+
+use corten_mounts::{TempMount, mount_all, mount_points_below, unmount_all, unmount_one};
+use corten_types::{ErrorClass, Mount};
+use rustix::fs::{StatVfsMountFlags, statvfs};
+
+/// A folder; whatever is mounted in it goes before it does.
+struct Lab(tempfile::TempDir);
+
+impl Lab {
+    fn new(folders: &[&str]) -> Self {
+        let this = Self(tempfile::tempdir().unwrap());
+        for folder in folders {
+            std::fs::create_dir_all(this.at(folder)).unwrap();
+        }
+        this
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.at(name).display().to_string()
+    }
+
+    fn bind(&self, source: &str, options: &[&str]) -> Mount {
+        mount_of("bind", &self.text(source), options)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        unmount_all(self.0.path()).unwrap();
+    }
+}
+
+fn mount_of(kind: &str, source: &str, options: &[&str]) -> Mount {
+    let options = options.iter().map(ToString::to_string).collect();
+    Mount { kind: kind.into(), source: source.into(), target: String::new(), options }
+}
+
+fn flags(path: &Path) -> StatVfsMountFlags {
+    statvfs(path).unwrap().f_flag
+}
+
+#[test]
+fn a_read_only_bind_mount_is_read_only_and_keeps_what_its_source_forbids() {
+    let lab = Lab::new(&["source", "target", "again"]);
+    mount_all(&[mount_of("tmpfs", "tmpfs", &["nosuid", "nodev", "size=1m"])], &lab.at("source")).unwrap();
+    std::fs::write(lab.at("source/file"), "x").unwrap();
+    mount_all(&[lab.bind("source", &["ro", "rbind"])], &lab.at("target")).unwrap();
+    assert!(std::fs::write(lab.at("target/new"), "x").is_err());
+    let kept = StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV;
+    assert!(flags(&lab.at("target")).contains(kept));
+    // The source itself is as it was.
+    std::fs::write(lab.at("source/new"), "x").unwrap();
+    mount_all(&[lab.bind("source", &["rbind", "rw"])], &lab.at("again")).unwrap();
+    std::fs::write(lab.at("again/third"), "x").unwrap();
+}
+
+#[test]
+fn an_overlay_shows_its_layers_and_writes_go_to_the_upper_one() {
+    let lab = Lab::new(&["lower", "base", "upper,1", "work", "target"]);
+    std::fs::write(lab.at("lower/file"), "lower").unwrap();
+    std::fs::write(lab.at("base/deep"), "base").unwrap();
+    let options = [
+        format!("workdir={}", lab.text("work")),
+        // A comma in a path is part of it.
+        format!("upperdir={}", lab.text("upper,1")),
+        format!("lowerdir={}:{}", lab.text("lower"), lab.text("base")),
+        "index=off".to_owned(),
+    ];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    mount_all(&[mount_of("overlay", "overlay", &options)], &lab.at("target")).unwrap();
+    assert_eq!(std::fs::read_to_string(lab.at("target/deep")).unwrap(), "base");
+    std::fs::write(lab.at("target/file"), "upper").unwrap();
+    unmount_one(&lab.at("target")).unwrap();
+    assert_eq!(std::fs::read_to_string(lab.at("upper,1/file")).unwrap(), "upper");
+    assert_eq!(std::fs::read_to_string(lab.at("lower/file")).unwrap(), "lower");
+    assert!(mount_points_below(lab.0.path()).unwrap().is_empty());
+}
+
+#[test]
+fn an_overlay_may_have_more_layers_than_fit_into_a_page() {
+    let lab = Lab::new(&["upper", "work", "target"]);
+    // One of them has a longer path than the newer calls take as a value, another one a colon.
+    let long = format!("{}/layer", vec!["x".repeat(99); 4].join("/"));
+    let names = (0..300).map(|layer| match layer {
+        7 => long.clone(),
+        8 => "with:colon".to_owned(),
+        _ => format!("{layer:0>80}"),
+    });
+    let mut layers = Vec::new();
+    for (index, name) in names.enumerate() {
+        std::fs::create_dir_all(lab.at(&name)).unwrap();
+        std::fs::write(lab.at(&name).join(index.to_string()), name.as_str()).unwrap();
+        layers.push(lab.text(&name).replace(':', "\\:"));
+    }
+    let options = [
+        format!("workdir={}", lab.text("work")),
+        format!("upperdir={}", lab.text("upper")),
+        format!("lowerdir={}", layers.join(":")),
+        "index=off".to_owned(),
+        "nodev".to_owned(),
+    ];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    mount_all(&[mount_of("overlay", "overlay", &options)], &lab.at("target")).unwrap();
+    assert_eq!(std::fs::read_dir(lab.at("target")).unwrap().count(), 300);
+    assert_eq!(std::fs::read_to_string(lab.at("target/7")).unwrap(), long);
+    std::fs::write(lab.at("target/new"), "x").unwrap();
+    assert!(lab.at("upper/new").exists());
+    assert!(flags(&lab.at("target")).contains(StatVfsMountFlags::NODEV));
+}
+
+#[test]
+fn sub_paths_are_resolved_inside_of_the_target() {
+    let lab = Lab::new(&["root/real", "outside", "secret"]);
+    std::fs::write(lab.at("outside/marker"), "x").unwrap();
+    std::os::unix::fs::symlink(lab.text("secret"), lab.at("root/absolute")).unwrap();
+    std::os::unix::fs::symlink("../../../../real", lab.at("root/relative")).unwrap();
+    let inner =
+        |target: &str, options: &[&str]| Mount { target: target.into(), ..lab.bind("outside", options) };
+    // Where the link would lead on the host there is nothing inside of the target.
+    let error = mount_all(&[inner("absolute", &["rbind"])], &lab.at("root")).unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert!(!lab.at("secret/marker").exists());
+    mount_all(&[inner("/relative/../../relative", &["rbind", "ro"])], &lab.at("root")).unwrap();
+    assert!(lab.at("root/real/marker").exists());
+    // It is the new mount that is read only, not what it lies on.
+    assert!(flags(&lab.at("root/real")).contains(StatVfsMountFlags::RDONLY));
+    assert!(!flags(&lab.at("root")).contains(StatVfsMountFlags::RDONLY));
+}
+
+#[test]
+fn a_list_is_mounted_whole_or_not_at_all_and_the_error_says_which() {
+    let lab = Lab::new(&["source", "target"]);
+    let missing = lab.bind("missing", &["rbind"]);
+    let error = mount_all(&[lab.bind("source", &["rbind"]), missing], &lab.at("target")).unwrap_err();
+    let text = error.to_string();
+    assert!(error.is_not_found(), "{text}");
+    assert!(text.starts_with(&format!("mount source: {:?}, target: ", lab.text("missing"))), "{text}");
+    assert!(text.ends_with("err: no such file or directory"), "{text}");
+    assert!(mount_points_below(&lab.at("target")).unwrap().is_empty());
+}
+
+#[test]
+fn options_that_cannot_be_honoured_are_refused() {
+    let lab = Lab::new(&["source", "target"]);
+    for option in ["loop", "uidmap=0:1000:1", "gidmap=0:1000:1"] {
+        let error = mount_all(&[lab.bind("source", &["rbind", option])], &lab.at("target")).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::NotImplemented, "{error}");
+    }
+    let error = mount_all(&[lab.bind("source", &["X-containerd.mkdir.path=/x"])], &lab.at("target"));
+    assert_eq!(error.unwrap_err().class(), ErrorClass::InvalidArgument);
+    assert!(mount_points_below(&lab.at("target")).unwrap().is_empty());
+}
+
+#[test]
+fn everything_below_goes_even_what_is_stacked_or_in_use() {
+    let lab = Lab::new(&["with space", "other/inner"]);
+    let tmpfs = || mount_of("tmpfs", "tmpfs", &[]);
+    let target = lab.at("with space");
+    mount_all(&[tmpfs(), tmpfs()], &target).unwrap();
+    std::fs::create_dir(target.join("in")).unwrap();
+    mount_all(&[tmpfs()], &target.join("in")).unwrap();
+    assert_eq!(mount_points_below(&target).unwrap().len(), 3);
+    let used = std::fs::File::create(target.join("in/used")).unwrap();
+    // A neighbour whose name starts alike is none of its business.
+    std::fs::create_dir(lab.at("with space 2")).unwrap();
+    mount_all(&[tmpfs()], &lab.at("with space 2")).unwrap();
+    unmount_all(&target).unwrap();
+    assert!(mount_points_below(&target).unwrap().is_empty());
+    assert_eq!(mount_points_below(&lab.at("with space 2")).unwrap().len(), 1);
+    drop(used);
+    // Through a link, and where there is nothing.
+    std::os::unix::fs::symlink(lab.at("other"), lab.at("link")).unwrap();
+    mount_all(&[tmpfs()], &lab.at("other/inner")).unwrap();
+    unmount_all(&lab.at("link")).unwrap();
+    assert!(mount_points_below(&lab.at("other")).unwrap().is_empty());
+    unmount_all(&lab.at("nowhere")).unwrap();
+}
+
+#[test]
+fn propagation_is_set() {
+    let lab = Lab::new(&["target"]);
+    mount_all(&[mount_of("tmpfs", "tmpfs", &["rshared"])], &lab.at("target")).unwrap();
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.contains(&lab.text("target"))).unwrap();
+    assert!(line.contains(" shared:"), "{line}");
+}
+
+#[test]
+fn temporary_mounts_go_with_their_guard_and_those_of_the_dead_are_cleared() {
+    let lab = Lab::new(&["source", "temporary"]);
+    std::fs::write(lab.at("source/file"), "x").unwrap();
+    let mounted = TempMount::new(&lab.at("temporary"), &[lab.bind("source", &["rbind"])]).unwrap();
+    assert!(mounted.path().join("file").exists());
+    drop(mounted);
+    let failed = TempMount::new(&lab.at("temporary"), &[lab.bind("missing", &["rbind"])]);
+    assert!(failed.unwrap_err().is_not_found());
+    assert_eq!(std::fs::read_dir(lab.at("temporary")).unwrap().count(), 0);
+    std::mem::forget(TempMount::new(&lab.at("temporary"), &[lab.bind("source", &["rbind"])]).unwrap());
+    TempMount::clear(&lab.at("temporary")).unwrap();
+    assert_eq!(std::fs::read_dir(lab.at("temporary")).unwrap().count(), 0);
+    assert!(lab.at("source/file").exists());
+}
