@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use corten_events::Exchange;
@@ -14,7 +14,7 @@ use corten_types::filter::Fields;
 use corten_types::{Context, Digest, Error, ErrorClass, Filter, Labels, Result, ResultExt, timestamp};
 
 use crate::ingest::IngestFiles;
-use crate::writer::Writer;
+use crate::writer::{Existing, Writer};
 
 /// Whether a namespace may use the blobs of others by their digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +74,27 @@ pub(crate) struct Shared {
     policy: Policy,
     /// Open writers by backend reference, since when.
     locks: Mutex<HashMap<String, SystemTime>>,
+    /// Blobs whose files must stay though there may be no record yet, and for how many.
+    held: Mutex<HashMap<String, usize>>,
+}
+
+/// Keeps a blob's file from being swept.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    shared: Arc<Shared>,
+    digest: String,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = lock(&self.shared.held);
+        if let Some(count) = held.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.digest);
+            }
+        }
+    }
 }
 
 /// Holds a reference for one writer.
@@ -85,8 +106,12 @@ pub(crate) struct Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        self.shared.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.backend);
+        lock(&self.shared.locks).remove(&self.backend);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -95,24 +120,46 @@ impl Shared {
     }
 
     pub(crate) fn lock(self: &Arc<Self>, backend: &str) -> Result<Lock> {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = lock(&self.locks);
         if let Some(since) = locks.get(backend) {
             let held = since.elapsed().unwrap_or_default();
-            return Err(Error::unavailable(format!(
-                "ref {backend} locked for {held:?} (since {})",
-                timestamp::rfc3339(*since)
-            )));
+            let since = timestamp::rfc3339(*since).replace('T', " ").replace('Z', " +0000 UTC");
+            return Err(Error::unavailable(format!("ref {backend} locked for {held:?} (since {since})")));
         }
         locks.insert(backend.to_owned(), SystemTime::now());
         Ok(Lock { shared: Arc::clone(self), backend: backend.to_owned() })
     }
 
-    pub(crate) fn has_writers(&self) -> bool {
-        !self.locks.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    /// Backend references that are being written.
+    pub(crate) fn locked(&self) -> Vec<String> {
+        lock(&self.locks).keys().cloned().collect()
     }
 
-    pub(crate) fn is_locked(&self, backend: &str) -> bool {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner).contains_key(backend)
+    /// Keeps the file of a blob, if there is one or as soon as there is.
+    pub(crate) fn hold(self: &Arc<Self>, digest: &Digest) -> Hold {
+        *lock(&self.held).entry(digest.to_string()).or_default() += 1;
+        Hold { shared: Arc::clone(self), digest: digest.to_string() }
+    }
+
+    /// Removes a blob's file unless it is held or known by now.
+    pub(crate) fn remove_unknown(&self, digest: &str, path: &Path) -> Result<()> {
+        // Who commits holds the blob until its record is durable: none can come between these steps.
+        let held = lock(&self.held);
+        if held.contains_key(digest) || self.blobs.is_known(digest)? {
+            return Ok(());
+        }
+        tracing::debug!(digest, "a blob that nobody knows is removed");
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::from(error).context(path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The size of a blob's file.
+    pub(crate) fn size_on_disk(&self, digest: &Digest) -> Option<u64> {
+        Some(std::fs::metadata(self.blob_path(digest)).ok()?.len())
     }
 }
 
@@ -123,7 +170,7 @@ impl Store {
     /// Those of the file system.
     pub fn open(root: &Path, database: &Database, exchange: &Exchange, policy: Policy) -> Result<Self> {
         for folder in ["blobs/sha256", "ingest"] {
-            std::fs::create_dir_all(root.join(folder)).with_context(|| root.display().to_string())?;
+            corten_durable::create_folders(&root.join(folder)).with_context(|| root.display().to_string())?;
         }
         let shared = Shared {
             root: root.to_owned(),
@@ -131,6 +178,7 @@ impl Store {
             ingests: Ingests::new(database.clone()),
             policy,
             locks: Mutex::default(),
+            held: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -230,7 +278,24 @@ impl Store {
     /// NotFound `reference R`.
     pub async fn abort(&self, ctx: &Context, reference: &str) -> Result<()> {
         let record = self.shared.ingests.remove(ctx, reference).await?;
-        IngestFiles::of(&self.shared.root, &record.backend).remove()
+        let files = IngestFiles::of(&self.shared.root, &record.backend);
+        blocking(move || files.remove()).await
+    }
+
+    /// Whether the namespace has a blob, and all of it is on disk.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn has(&self, ctx: &Context, digest: &Digest) -> Result<bool> {
+        let known = match self.info(ctx, digest) {
+            Err(error) if error.is_not_found() => return Ok(false),
+            other => other?,
+        };
+        let whole = self.shared.size_on_disk(digest) == Some(known.size);
+        if !whole {
+            tracing::warn!(%digest, "a blob is missing or cut short on disk, it can be written anew");
+        }
+        Ok(whole)
     }
 
     /// Opens a writer: for a blob that exists elsewhere one that shares it, else for an ingest, new or
@@ -243,12 +308,15 @@ impl Store {
         let shared = &self.shared;
         let mut existing = None;
         if let Some(expected) = &options.expected {
-            if shared.blobs.lease_existing(ctx, expected).await? {
+            if self.has(ctx, expected)? && shared.blobs.lease_existing(ctx, expected).await? {
                 return Err(Error::already_exists(format!("content {expected}")));
             }
-            let may_share = shared.policy == Policy::Shared || shared.blobs.is_shareable(expected)?;
-            if may_share && let Ok(metadata) = std::fs::metadata(shared.blob_path(expected)) {
-                existing = Some(metadata.len()).filter(|size| options.total == 0 || options.total == *size);
+            if shared.policy == Policy::Shared || shared.blobs.is_shareable(expected)? {
+                let hold = shared.hold(expected);
+                let size = shared.size_on_disk(expected);
+                existing = size
+                    .filter(|size| options.total == 0 || options.total == *size)
+                    .map(|size| Existing { digest: expected.clone(), size, _hold: hold });
             }
         }
         let held = match shared.ingests.get(ctx, &options.reference)? {
@@ -263,8 +331,17 @@ impl Store {
             Some(lock) => lock,
             None => shared.lock(&record.backend)?,
         };
-        Writer::open(self.clone(), ctx.clone(), options, record.backend, lock, existing).await
+        Writer::open(self.clone(), ctx.clone(), options, record, lock, existing).await
     }
+}
+
+/// Runs what waits for the disk where it may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::internal(format!("content store: {error}")))?
 }
 
 /// An open blob. Clones share the file.

@@ -1,29 +1,33 @@
 //! Writing: hashed on the way, durable before it has a name.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, Permissions};
+use std::io::{Read, Seek};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::SystemTime;
 
+use corten_metadata::IngestRecord;
 use corten_types::digest::Algorithm;
-use corten_types::{Context, Digest, Digester, Error, ErrorClass, Labels, Result, ResultExt};
+use corten_types::{Context, Digest, Digester, Error, Labels, Result, ResultExt};
 
 use crate::ingest::IngestFiles;
-use crate::store::{IngestStatus, Lock, Store, WriterOptions};
+use crate::store::{Hold, IngestStatus, Lock, Store, WriterOptions, blocking};
+
+/// Bytes read at once to hash what is there already.
+const BUFFER: usize = 256 << 10;
 
 /// An open ingest. Dropped without a commit it stays and can be resumed.
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
     ctx: Context,
-    reference: String,
-    backend: String,
+    ingest: IngestRecord,
     files: IngestFiles,
     source: Source,
     offset: u64,
     total: u64,
     started_at: SystemTime,
     updated_at: SystemTime,
+    written: bool,
     _lock: Lock,
 }
 
@@ -31,70 +35,87 @@ pub struct Writer {
 #[derive(Debug)]
 enum Source {
     /// In a file of the ingest.
-    Own { file: File, digester: Digester },
+    Own(Own),
     /// In a blob that exists already.
-    Shared { digest: Digest },
+    Shared(Existing),
+}
+
+#[derive(Debug)]
+struct Own {
+    file: File,
+    algorithm: Algorithm,
+    digester: Digester,
+}
+
+/// A blob whose file is there, and stays.
+#[derive(Debug)]
+pub(crate) struct Existing {
+    pub digest: Digest,
+    pub size: u64,
+    pub _hold: Hold,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.written {
+            self.files.touch();
+        }
+    }
 }
 
 impl Writer {
+    /// Opens the ingest's file, and hashes what is in it; or shares what exists.
     pub(crate) async fn open(
         store: Store,
         ctx: Context,
         options: WriterOptions,
-        backend: String,
+        ingest: IngestRecord,
         lock: Lock,
-        existing: Option<u64>,
+        existing: Option<Existing>,
     ) -> Result<Self> {
-        let files = IngestFiles::of(&store.shared.root, &backend);
-        let now = SystemTime::now();
-        let mut writer = Self {
-            reference: options.reference,
-            source: Source::Shared { digest: Digest::sha256(b"") },
-            offset: 0,
-            total: options.total,
-            started_at: now,
-            updated_at: now,
-            store,
-            ctx,
-            backend,
-            files,
-            _lock: lock,
-        };
-        if let (Some(size), Some(digest)) = (existing, options.expected.clone()) {
-            writer.source = Source::Shared { digest };
-            (writer.offset, writer.total) = (size, size);
-            return Ok(writer);
-        }
-        let algorithm = options.expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        tokio::task::spawn_blocking(move || {
-            writer.open_own(algorithm)?;
-            Ok(writer)
+        let files = IngestFiles::of(&store.shared.root, &ingest.backend);
+        blocking(move || {
+            let (source, offset, total) = match existing {
+                Some(existing) => {
+                    let size = existing.size;
+                    (Source::Shared(existing), size, size)
+                }
+                None => {
+                    let algorithm = options.expected.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+                    let (own, offset) = Own::open(&files, &ingest.backend, options.total, algorithm)?;
+                    (Source::Own(own), offset, options.total)
+                }
+            };
+            let now = SystemTime::now();
+            let known = files.status(&ingest.reference);
+            let (started_at, updated_at) = known.map_or((now, now), |it| (it.started_at, it.updated_at));
+            let (written, _lock) = (false, lock);
+            Ok(Self {
+                store,
+                ctx,
+                ingest,
+                files,
+                source,
+                offset,
+                total,
+                started_at,
+                updated_at,
+                written,
+                _lock,
+            })
         })
         .await
-        .map_err(|error| Error::internal(format!("writer: {error}")))?
     }
 
-    fn open_own(&mut self, algorithm: Algorithm) -> Result<()> {
-        let mut file = self.files.open(&self.backend, self.total)?;
-        let mut digester = Digester::new(algorithm);
-        self.offset = hash(&mut file, &mut digester)?;
-        self.source = Source::Own { file, digester };
-        if let Some(status) = self.files.status(&self.reference) {
-            (self.started_at, self.updated_at) = (status.started_at, status.updated_at);
-            self.total = self.total.max(status.total);
-        }
-        Ok(())
-    }
-
-    /// How far it is; the digest is that of the bytes so far.
+    /// How far it is. `expected` is that of a writer that shares a blob.
     #[must_use]
     pub fn status(&self) -> IngestStatus {
         let expected = match &self.source {
-            Source::Shared { digest } => Some(digest.clone()),
-            Source::Own { .. } => None,
+            Source::Shared(existing) => Some(existing.digest.clone()),
+            Source::Own(_) => None,
         };
         IngestStatus {
-            reference: self.reference.clone(),
+            reference: self.ingest.reference.clone(),
             offset: self.offset,
             total: self.total,
             expected,
@@ -113,8 +134,8 @@ impl Writer {
     #[must_use]
     pub fn digest(&self) -> Digest {
         match &self.source {
-            Source::Own { digester, .. } => digester.clone().finish(),
-            Source::Shared { digest } => digest.clone(),
+            Source::Own(own) => own.digester.clone().finish(),
+            Source::Shared(existing) => existing.digest.clone(),
         }
     }
 
@@ -129,141 +150,163 @@ impl Writer {
         self.total = total;
     }
 
-    /// A handle of its own on the bytes, to read them while they arrive.
+    /// A handle of its own on the bytes, to read them while they arrive. It stays valid over a commit.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn reader(&self) -> Result<File> {
         let path = match &self.source {
-            Source::Own { .. } => self.files.data(),
-            Source::Shared { digest } => self.store.shared.blob_path(digest),
+            Source::Own(_) => self.files.data(),
+            Source::Shared(existing) => self.store.shared.blob_path(&existing.digest),
         };
         File::open(&path).with_context(|| path.display().to_string())
     }
 
-    /// Appends. Blocks for the disk.
+    /// Appends. Blocks for the disk; what shared a blob until now copies it first.
     ///
     /// # Errors
     /// Those of the file system; ResourceExhausted when it is full.
     pub fn write(&mut self, data: &[u8]) -> Result<()> {
-        self.unshare(false)?;
-        let Source::Own { file, digester } = &mut self.source else {
-            return Err(Error::internal("a shared blob cannot be written"));
-        };
-        file.write_all_at(data, self.offset)
-            .with_context(|| format!("failed to write {:?}", self.reference))?;
-        digester.update(data);
+        let (offset, reference) = (self.offset, self.ingest.reference.clone());
+        let own = self.own(false)?;
+        own.file.write_all_at(data, offset).with_context(|| format!("failed to write {reference:?}"))?;
+        own.digester.update(data);
         self.offset += data.len() as u64;
         self.updated_at = SystemTime::now();
+        self.written = true;
         Ok(())
     }
 
-    /// Begins anew.
+    /// Begins anew. Blocks for the disk.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn truncate(&mut self) -> Result<()> {
-        self.unshare(true)?;
-        if let Source::Own { file, digester } = &mut self.source {
-            file.set_len(0)?;
-            *digester = Digester::default();
-            self.offset = 0;
-        }
+        let own = self.own(true)?;
+        own.file.set_len(0)?;
+        own.digester = Digester::new(own.algorithm);
+        self.offset = 0;
+        self.written = true;
         Ok(())
     }
 
-    /// What was shared gets a file of its own, with the same bytes or empty.
-    fn unshare(&mut self, empty: bool) -> Result<()> {
-        let Source::Shared { digest } = &self.source else { return Ok(()) };
-        let blob = self.store.shared.blob_path(digest);
-        let algorithm = digest.algorithm();
-        self.files.open(&self.backend, self.total)?;
-        if empty {
-            File::create(self.files.data())?;
-        } else {
-            std::fs::copy(blob, self.files.data())?;
-            std::fs::set_permissions(self.files.data(), std::fs::Permissions::from_mode(0o644))?;
+    /// The file of its own; what shared a blob gets one now, with the same bytes or empty.
+    fn own(&mut self, empty: bool) -> Result<&mut Own> {
+        if let Source::Shared(existing) = &self.source {
+            let blob = self.store.shared.blob_path(&existing.digest);
+            let algorithm = existing.digest.algorithm();
+            let mut file = self.files.open(&self.ingest.backend, self.total)?;
+            file.set_len(0)?;
+            if !empty {
+                std::io::copy(&mut File::open(&blob)?, &mut file)
+                    .with_context(|| format!("failed to copy {}", blob.display()))?;
+            }
+            drop(file);
+            let (own, offset) = Own::open(&self.files, &self.ingest.backend, self.total, algorithm)?;
+            (self.source, self.offset) = (Source::Own(own), offset);
         }
-        self.open_own(algorithm)
+        match &mut self.source {
+            Source::Own(own) => Ok(own),
+            Source::Shared(_) => Err(Error::internal("a shared blob cannot be written")),
+        }
     }
 
     /// Verifies, makes durable, and makes visible. `size` 0 and no `expected` accept what was written.
     ///
     /// # Errors
-    /// FailedPrecondition for another size or digest, the ingest staying; AlreadyExists, the ingest going.
+    /// FailedPrecondition for another size or digest, the ingest staying; AlreadyExists, the blob having
+    /// joined the caller's lease and the ingest being gone; NotFound for the lease, or when the ingest was
+    /// given up meanwhile; InvalidArgument for labels.
     pub async fn commit(mut self, size: u64, expected: Option<&Digest>, labels: Labels) -> Result<Digest> {
         if size > 0 && size != self.offset {
             return Err(Error::failed_precondition(format!(
                 "{:?} failed size validation: {} != {size}",
-                self.reference, self.offset
+                self.ingest.reference, self.offset
             )));
         }
+        self.store.shared.blobs.check_commit(&self.ctx, &labels)?;
         let expected = expected.cloned();
-        let (writer, digest) = tokio::task::spawn_blocking(move || {
-            let digest = self.place(expected.as_ref());
-            self.files.touch();
-            digest.map(|digest| (self, digest))
+        let (writer, digest, _hold) = blocking(move || {
+            let (digest, hold) = self.place(expected.as_ref())?;
+            Ok((self, digest, hold))
         })
-        .await
-        .map_err(|error| Error::internal(format!("commit: {error}")))??;
+        .await?;
         let blobs = &writer.store.shared.blobs;
-        let result = blobs.commit(&writer.ctx, &writer.reference, &digest, writer.offset, labels).await;
-        match &result {
-            Err(error) if !error.is_already_exists() => {}
-            _ => writer.files.remove()?,
+        let result = blobs.commit(&writer.ctx, &writer.ingest, &digest, writer.offset, labels).await;
+        if result.as_ref().is_err_and(|error| !error.is_already_exists()) {
+            return result.map(|()| digest);
         }
+        blocking(move || writer.files.remove()).await?;
         result.map(|()| digest)
     }
 
-    /// Puts the file in its place, durable; what is there already is as good.
-    fn place(&mut self, expected: Option<&Digest>) -> Result<Digest> {
-        let (file, digester) = match &mut self.source {
-            Source::Shared { digest } if expected.is_none_or(|expected| expected == digest) => {
-                return Ok(digest.clone());
-            }
-            Source::Shared { digest } => return Err(unexpected(digest, expected)),
-            Source::Own { file, digester } => (file, digester),
-        };
-        let mut digest = digester.clone().finish();
-        if let Some(expected) = expected.filter(|expected| expected.algorithm() != digest.algorithm()) {
-            let mut digester = Digester::new(expected.algorithm());
-            hash(file, &mut digester)?;
-            digest = digester.finish();
+    /// Gives the ingest up; what was written is gone.
+    ///
+    /// # Errors
+    /// Those of the file system and the database.
+    pub async fn abandon(self) -> Result<()> {
+        let (store, ctx, reference) = (self.store.clone(), self.ctx.clone(), self.ingest.reference.clone());
+        match store.abort(&ctx, &reference).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other,
         }
-        if expected.is_some_and(|expected| *expected != digest) {
-            return Err(unexpected(&digest, expected));
+    }
+
+    /// Puts the file in its place, verified and durable. It is held there until there is a record.
+    fn place(&mut self, expected: Option<&Digest>) -> Result<(Digest, Hold)> {
+        let (digest, offset) = (self.verify(expected)?, self.offset);
+        let shared = &self.store.shared;
+        let hold = shared.hold(&digest);
+        let Source::Own(own) = &self.source else { return Ok((digest, hold)) };
+        if self.store.has(&self.ctx, &digest)? {
+            return Ok((digest, hold));
         }
-        let target = self.store.shared.blob_path(&digest);
-        if std::fs::metadata(&target).is_ok_and(|there| there.len() == self.offset) {
-            return Ok(digest);
-        }
-        if let Some(folder) = target.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        file.sync_all().context("failed to sync content")?;
-        file.set_permissions(std::fs::Permissions::from_mode(0o444))?;
+        // A write that failed half-way may have left more than was counted.
+        own.file.set_len(offset)?;
+        own.file.set_permissions(Permissions::from_mode(0o444))?;
+        own.file.sync_all().context("failed to sync content")?;
+        // What lies there without a record of ours was never verified by us: this one was.
+        let target = shared.blob_path(&digest);
+        corten_durable::create_folders(target.parent().unwrap_or(&shared.root))?;
         corten_durable::rename(&self.files.data(), &target)
             .with_context(|| format!("failed to place content {digest}"))?;
-        Ok(digest)
+        Ok((digest, hold))
+    }
+
+    /// The digest of all bytes, which is the expected one if there is one.
+    fn verify(&mut self, expected: Option<&Digest>) -> Result<Digest> {
+        let mut digest = self.digest();
+        if let (Source::Own(own), Some(expected)) = (&mut self.source, expected)
+            && expected.algorithm() != digest.algorithm()
+        {
+            digest = hash(&mut own.file, expected.algorithm(), self.offset)?.0.finish();
+        }
+        match expected {
+            Some(expected) if *expected != digest => Err(Error::failed_precondition(format!(
+                "unexpected commit digest {digest}, expected {expected}"
+            ))),
+            _ => Ok(digest),
+        }
     }
 }
 
-fn unexpected(digest: &Digest, expected: Option<&Digest>) -> Error {
-    let expected = expected.map(Digest::as_str).unwrap_or_default();
-    Error::new(
-        ErrorClass::FailedPrecondition,
-        format!("unexpected commit digest {digest}, expected {expected}"),
-    )
+impl Own {
+    fn open(files: &IngestFiles, backend: &str, total: u64, algorithm: Algorithm) -> Result<(Self, u64)> {
+        let mut file = files.open(backend, total)?;
+        let (digester, length) = hash(&mut file, algorithm, u64::MAX)?;
+        Ok((Self { file, algorithm, digester }, length))
+    }
 }
 
-/// Adds a whole file to a hash; answers its length.
-fn hash(file: &mut File, digester: &mut Digester) -> Result<u64> {
-    use std::io::Seek;
+/// Hashes a file from its beginning, at most `most` bytes; answers how many there were.
+fn hash(file: &mut File, algorithm: Algorithm, most: u64) -> Result<(Digester, u64)> {
     file.rewind()?;
-    let (mut buffer, mut length) = (vec![0; 256 << 10], 0);
+    let mut digester = Digester::new(algorithm);
+    let (mut buffer, mut length) = (vec![0; BUFFER], 0);
+    let mut data = file.take(most);
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(length),
+        match data.read(&mut buffer)? {
+            0 => return Ok((digester, length)),
             count => {
                 digester.update(buffer.get(..count).unwrap_or_default());
                 length += count as u64;

@@ -1,17 +1,21 @@
 //! A layer onto mounts.
 
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::OsStr;
+use std::io::{BufRead, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use corten_mounts::TempMount;
 use corten_types::{Digest, Error, Mount, Result, ResultExt};
-use rustix::fs::{CWD, Mode, OFlags, Timestamps, openat};
+use rustix::fs::Timestamps;
 
-use crate::input::{Hashing, decompress};
-use crate::leaf::{self, Place};
+use crate::archive::{Entry, Kind, Reader};
 use crate::names::Name;
-use crate::tree::{Tree, Whiteouts, system};
+use crate::place::Place;
+use crate::stream::{decompress, failure};
+use crate::tree::{Budget, Tree, Whiteouts, system};
+use crate::write;
 
 /// How a layer is applied.
 #[derive(Clone, Debug)]
@@ -46,17 +50,21 @@ pub struct Applied {
 /// single overlay or bind mount is written without being mounted.
 ///
 /// # Errors
-/// InvalidArgument for a damaged or hostile archive; those of the file system. What was written until then
-/// stays: the caller removes the snapshot.
+/// InvalidArgument for a damaged or hostile archive; ResourceExhausted for one that is too large; those of
+/// the file system. What was written until then stays: the caller removes the snapshot.
 pub fn apply(input: &mut dyn Read, mounts: &[Mount], options: &ApplyOptions) -> Result<Applied> {
-    let (_mounted, mut tree) = open(mounts, &options.mount_folder)?;
-    let mut archive = tar::Archive::new(Hashing::new(decompress(input)?, options.limit));
-    extract(&mut archive, &mut tree)?;
-    let (digest, size) = archive.into_inner().finish()?;
+    let (mounted, mut tree) = open(mounts, &options.mount_folder)?;
+    let (tree, totals) = decompress(input, options.limit, move |stream| {
+        extract(stream, &mut tree)?;
+        Ok(tree)
+    })?;
     if options.sync {
-        rustix::fs::syncfs(tree.root()).map_err(system)?;
+        rustix::fs::syncfs(tree.handle()).map_err(system).context("sync of the layer")?;
     }
-    Ok(Applied { digest, size, implied: tree.implied() })
+    let implied = tree.implied();
+    drop(tree);
+    mounted.map_or(Ok(()), TempMount::close)?;
+    Ok(Applied { digest: totals.digest, size: totals.size, implied })
 }
 
 /// Gives folders of an overlay's upper layer the attributes that they have in the nearest layer below: for
@@ -69,83 +77,80 @@ pub fn inherit(overlay: &Mount, folders: &[PathBuf]) -> Result<()> {
     folders.iter().try_for_each(|folder| tree.inherit(folder))
 }
 
-fn option<'a>(mount: &'a Mount, key: &str) -> Option<&'a str> {
-    mount.options.iter().find_map(|option| option.strip_prefix(key)?.strip_prefix('='))
-}
-
 /// The tree behind the mounts, with what keeps it mounted.
 fn open(mounts: &[Mount], folder: &Path) -> Result<(Option<TempMount>, Tree)> {
-    if let [mount] = mounts {
-        let writable = !mount.options.iter().any(|option| option == "ro");
-        match (mount.kind.as_str(), option(mount, "upperdir")) {
-            ("overlay", Some(upper)) => {
-                let lower = option(mount, "lowerdir").unwrap_or_default();
-                let lower = lower.split(':').filter(|path| !path.is_empty());
-                let open = |path| {
-                    openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                };
-                let lower: Vec<OwnedFd> = lower.map(open).collect::<Result<_, _>>().map_err(system)?;
-                let user = mount.options.iter().any(|option| option == "userxattr");
-                let attribute = if user { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
-                return Ok((None, Tree::new(Path::new(upper), Whiteouts::Overlay { attribute, lower })?));
-            }
-            ("bind", _) if writable => {
-                return Ok((None, Tree::new(Path::new(&mount.source), Whiteouts::Remove)?));
-            }
-            _ => {}
-        }
-    }
     if mounts.is_empty() {
         return Err(Error::invalid_argument("no mounts to apply a layer to"));
     }
+    if let [mount] = mounts
+        && mount.target.is_empty()
+        && let Some(tree) = unmounted(mount)?
+    {
+        return Ok((None, tree));
+    }
     let mounted = TempMount::new(folder, mounts)?;
-    let tree = Tree::new(mounted.path(), Whiteouts::Remove)?;
+    let tree = Tree::open(mounted.path(), Whiteouts::Remove)?;
     Ok((Some(mounted), tree))
 }
 
-fn extract<R: Read>(archive: &mut tar::Archive<R>, tree: &mut Tree) -> Result<()> {
-    let mut folders: Vec<(PathBuf, Timestamps)> = Vec::new();
-    for entry in archive.entries().map_err(damaged)? {
-        let mut entry = entry.map_err(damaged)?;
-        let bytes = entry.path_bytes().into_owned();
-        one(tree, &mut entry, &bytes, &mut folders).with_context(|| leaf::shown(&bytes))?;
+/// The folder that writes to a mount would end up in, if it is as good as the mount.
+fn unmounted(mount: &Mount) -> Result<Option<Tree>> {
+    let option = |key: &str| mount.options.iter().find_map(|option| option.strip_prefix(key));
+    let has = |word: &str| mount.options.iter().any(|option| option == word);
+    if has("ro") || (mount.kind == "overlay" && option("upperdir=").is_none()) {
+        let text = format!("a layer cannot be applied to the read-only mount of {}", mount.source);
+        return Err(Error::failed_precondition(text));
     }
-    // Deepest last, so that no folder's time is changed by what is below it.
-    for (folder, times) in folders {
-        leaf::restore_times(tree, &folder, &times)?;
+    match mount.kind.as_str() {
+        "overlay" => {
+            let lower = corten_mounts::overlay_layers(option("lowerdir=").unwrap_or_default());
+            let lower = lower.into_iter().filter(|layer| !layer.is_empty()).map(PathBuf::from).collect();
+            let whiteouts = Whiteouts::Overlay { user: has("userxattr"), lower };
+            Tree::open(Path::new(option("upperdir=").unwrap_or_default()), whiteouts).map(Some)
+        }
+        "bind" => Tree::open(Path::new(&mount.source), Whiteouts::Remove).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Times of folders, which are set when nothing is put into them any more.
+#[derive(Default)]
+struct Folders {
+    times: Vec<(PathBuf, Timestamps)>,
+    budget: Budget,
+}
+
+fn extract(stream: &mut dyn BufRead, tree: &mut Tree) -> Result<()> {
+    let mut reader = Reader::new(stream);
+    let mut folders = Folders::default();
+    while let Some(entry) = reader.next().map_err(failure)? {
+        one(tree, &mut reader, &entry, &mut folders)
+            .with_context(|| OsStr::from_bytes(&entry.path).display().to_string())?;
+    }
+    for (folder, times) in &folders.times {
+        tree.restore_times(folder, times)?;
     }
     Ok(())
 }
 
-fn one<R: Read>(
+fn one<R: BufRead>(
     tree: &mut Tree,
-    entry: &mut tar::Entry<'_, R>,
-    bytes: &[u8],
-    folders: &mut Vec<(PathBuf, Timestamps)>,
+    reader: &mut Reader<R>,
+    entry: &Entry,
+    folders: &mut Folders,
 ) -> Result<()> {
-    let (folder, name) = match Name::parse(bytes)? {
+    let (folder, name) = match Name::parse(&entry.path)? {
         Name::Root | Name::Ignored => return Ok(()),
         Name::Opaque { folder } => return tree.make_opaque(&folder),
         Name::Whiteout { folder, name } => return tree.white_out(&folder, &name),
         Name::Entry { folder, name } => (folder, name),
     };
-    let attributes = leaf::attributes(entry)?;
     let parent = tree.folder(&folder)?;
-    leaf::write(tree, Place { parent: parent.as_fd(), name: &name }, entry, &attributes)?;
+    write::entry(tree, Place { parent: parent.as_fd(), name: &name }, entry, reader)?;
     let path = folder.join(name);
-    if entry.header().entry_type().is_dir() {
-        tree.listed(&path);
-        folders.push((path.clone(), attributes.times()));
+    if entry.kind == Kind::Folder {
+        folders.budget.spend(&path)?;
+        folders.times.push((path.clone(), write::times(entry)));
     }
-    tree.wrote(path);
-    Ok(())
-}
-
-/// What the parser of archives says, in our words.
-fn damaged(error: std::io::Error) -> Error {
-    let text = error.to_string();
-    if error.kind() == std::io::ErrorKind::UnexpectedEof || text.contains("failed to read entire block") {
-        return Error::invalid_argument("unexpected EOF: the archive is truncated");
-    }
-    Error::invalid_argument(format!("damaged archive: {text}"))
+    tree.wrote(path)
 }

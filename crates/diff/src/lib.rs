@@ -1,13 +1,18 @@
 //! Layers onto file trees (spec 01 §3): a stream is decompressed, hashed and extracted in one pass.
 //!
 //! Archives are hostile: every name is resolved by the kernel inside of the tree (`openat2` with
-//! `RESOLVE_IN_ROOT`), leaves are made with `O_EXCL` and never followed. Nothing here verifies the digest;
-//! the caller compares what comes out before it makes the tree visible.
+//! `RESOLVE_IN_ROOT`), leaves are made with `O_EXCL` and never followed, and no list that an archive makes
+//! long grows without bound. Nothing here verifies the digest; the caller compares what comes out before it
+//! makes the tree visible.
 
 mod apply;
-mod input;
-mod leaf;
+
+mod archive;
+mod stream;
+
 mod names;
+mod place;
 mod tree;
+mod write;
 
 pub use apply::{Applied, ApplyOptions, apply, inherit};

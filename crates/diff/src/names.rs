@@ -1,9 +1,10 @@
 //! Names in archives.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
+use corten_tree::clean;
 use corten_types::{Error, Result};
 
 /// What an entry's name asks for.
@@ -22,46 +23,39 @@ pub(crate) enum Name {
 }
 
 const WHITEOUT: &[u8] = b".wh.";
+const BOOKS: &[u8] = b".wh..wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Longest path that anybody could use.
+const PATH: usize = 4095;
 
 impl Name {
     /// Reads a name: `.` and empty parts are dropped, `..` goes up but never out.
+    ///
+    /// # Errors
+    /// InvalidArgument for whiteouts of what is no name, and for paths that are too long.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        let mut path = clean(bytes)?;
+        let mut path = clean(bytes);
+        if path.as_os_str().len() > PATH {
+            return Err(Error::invalid_argument(format!("a path of more than {PATH} bytes")));
+        }
         let Some(name) = path.file_name().map(OsStr::to_owned) else { return Ok(Self::Root) };
+        if path.as_os_str().as_bytes().starts_with(BOOKS) && path.as_os_str().as_bytes() != OPAQUE {
+            return Ok(Self::Ignored);
+        }
         path.pop();
         let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) else {
             return Ok(Self::Entry { folder: path, name });
         };
+        if name.as_bytes() == OPAQUE {
+            return Ok(Self::Opaque { folder: path });
+        }
         match hidden {
-            b".wh..opq" => Ok(Self::Opaque { folder: path }),
-            hidden if hidden.starts_with(WHITEOUT) => Ok(Self::Ignored),
             b"" | b"." | b".." => {
                 Err(Error::invalid_argument(format!("invalid whiteout name: {}", name.display())))
             }
-            hidden => Ok(Self::Whiteout { folder: path, name: OsStr::from_bytes(hidden).to_owned() }),
+            hidden => Ok(Self::Whiteout { folder: path, name: OsString::from_vec(hidden.to_vec()) }),
         }
     }
-}
-
-/// A relative path without `.` and `..`.
-pub(crate) fn clean(bytes: &[u8]) -> Result<PathBuf> {
-    let mut path = PathBuf::new();
-    for part in bytes.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => {
-                path.pop();
-            }
-            part if part.contains(&0) => {
-                return Err(Error::invalid_argument("a name in the archive contains NUL"));
-            }
-            part if part.len() > 255 => {
-                return Err(Error::invalid_argument("a name in the archive is longer than 255 bytes"));
-            }
-            part => path.push(Path::new(OsStr::from_bytes(part))),
-        }
-    }
-    Ok(path)
 }
 
 #[cfg(test)]
@@ -69,15 +63,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_never_lead_out() {
+    fn names_never_lead_out_and_whiteouts_have_a_subject() {
         let entry = |folder: &str, name: &str| Name::Entry { folder: folder.into(), name: name.into() };
+        let whiteout = |folder: &str, name: &str| Name::Whiteout { folder: folder.into(), name: name.into() };
         assert_eq!(Name::parse(b"./a/../../../etc/passwd").unwrap(), entry("etc", "passwd"));
-        assert_eq!(Name::parse(b"/abs//x").unwrap(), entry("abs", "x"));
+        assert_eq!(Name::parse(b"/abs//x/").unwrap(), entry("abs", "x"));
         assert_eq!(Name::parse(b"./").unwrap(), Name::Root);
-        assert_eq!(Name::parse(b"a/.wh.b").unwrap(), Name::Whiteout { folder: "a".into(), name: "b".into() });
+        assert_eq!(Name::parse(b"a/../..").unwrap(), Name::Root);
+        assert_eq!(Name::parse(b"a/.wh.b").unwrap(), whiteout("a", "b"));
         assert_eq!(Name::parse(b"a/.wh..wh..opq").unwrap(), Name::Opaque { folder: "a".into() });
-        assert_eq!(Name::parse(b".wh..wh.plnk").unwrap(), Name::Ignored);
-        assert!(Name::parse(b"a/.wh...").is_err());
-        assert!(Name::parse(b"a/.wh.").is_err());
+        assert_eq!(Name::parse(b".wh..wh..opq").unwrap(), Name::Opaque { folder: "".into() });
+        // A file that is itself named like a whiteout can be removed, but not at the top: there it is AUFS.
+        assert_eq!(Name::parse(b"a/.wh..wh.b").unwrap(), whiteout("a", ".wh.b"));
+        assert_eq!(Name::parse(b".wh..wh.plnk/1.2").unwrap(), Name::Ignored);
+        for bad in [&b"a/.wh..."[..], b"a/.wh.", b".wh..", &b"x/".repeat(2048)] {
+            assert!(Name::parse(bad).is_err());
+        }
     }
 }

@@ -9,11 +9,12 @@ use corten_events::Exchange;
 use corten_types::filter::{Fields, label};
 use corten_types::{Context, Digest, Error, Filter, Labels, Result, labels};
 
-use crate::database::{Database, Reader, Tx};
-use crate::ingests;
+use crate::database::Database;
+use crate::ingests::{self, IngestRecord};
 use crate::keys::{Key, Kind};
 use crate::mask::apply_map;
 use crate::records::{self, get, put, scan, stamp, time};
+use crate::transaction::{Reader, Tx};
 use crate::{leases, namespaces};
 
 /// Label of a namespace whose blobs others may share although the policy is isolation.
@@ -107,7 +108,9 @@ impl Blobs {
         let filter = Filter::parse(filters)?;
         let mut found = Vec::new();
         scan(&self.database.read()?, Kind::Blob, &[ctx.namespace.as_str()], |mut parts, record| {
-            let blob = BlobRecord::from_record(parts.pop().unwrap_or_default().parse()?, record);
+            // Only damage makes a key that is no digest.
+            let Ok(digest) = parts.pop().unwrap_or_default().parse() else { return Ok(()) };
+            let blob = BlobRecord::from_record(digest, record);
             if filter.matches(&blob) {
                 found.push(blob);
             }
@@ -133,6 +136,15 @@ impl Blobs {
         Ok(false)
     }
 
+    /// Whether a blob could be recorded now, as far as its labels and the caller's lease go.
+    ///
+    /// # Errors
+    /// InvalidArgument; NotFound for the lease.
+    pub fn check_commit(&self, ctx: &Context, labels: &Labels) -> Result<()> {
+        labels::validate(labels)?;
+        leases::check(&self.database.read()?, ctx)
+    }
+
     /// Records a blob whose file is in place, ends its ingest, and puts it into the caller's lease: all at
     /// once.
     ///
@@ -141,17 +153,17 @@ impl Blobs {
     pub async fn commit(
         &self,
         ctx: &Context,
-        reference: &str,
+        ingest: &IngestRecord,
         digest: &Digest,
         size: u64,
         mut labels: Labels,
     ) -> Result<()> {
         labels::validate(&labels)?;
         labels::drop_empty(&mut labels);
-        let (owned, reference, stored) = (ctx.clone(), reference.to_owned(), digest.clone());
+        let (owned, ingest, stored) = (ctx.clone(), ingest.clone(), digest.clone());
         let change = move |tx: &mut Tx<'_>| {
             leases::attach(tx, &owned, "content", stored.as_str())?;
-            ingests::remove(tx, &owned, &reference)?;
+            ingests::end(tx, &owned, &ingest)?;
             if read(tx, &owned, &stored)?.is_some() {
                 return Ok(false);
             }
@@ -239,12 +251,28 @@ impl Blobs {
         let change = move |tx: &mut Tx<'_>| {
             read(tx, &owned, &gone)?.ok_or_else(|| missing(&gone))?;
             tx.remove(&key(&owned, &gone)?);
+            tx.note_deletion();
             leases::detach(tx, &owned, "content", gone.as_str())
         };
         self.database.write(change).await?;
         let event = told::ContentDelete { digest: digest.to_string() };
         self.exchange.publish(&ctx.namespace, "/content/delete", &event);
         Ok(())
+    }
+
+    /// Whether any namespace knows a digest.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn is_known(&self, digest: &str) -> Result<bool> {
+        let view = self.database.read()?;
+        for namespace in namespaces::names(&view)? {
+            let key = Key::new(Kind::Blob, &[namespace.as_str(), digest])?;
+            if view.get_bytes(key.bytes())?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Digests that any namespace knows.

@@ -1,27 +1,37 @@
-//! The collector: marks on a consistent view what is reachable, removes the rest in small changes so that
-//! writers never wait long, and asks the owners of files to sweep (spec 01 §16).
+//! The collector: when it works, and how it removes what is garbage (spec 01 §16).
 //!
-//! What is written while it works is looked at again before anything is removed, so nothing that became
-//! referenced meanwhile is lost.
+//! It marks on a consistent view and removes in small changes, so that writers never wait long. What is
+//! written while it works is looked at again before anything is removed, so nothing that became referenced
+//! meanwhile is lost. Then the owners of files sweep.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use corten_api::services::images as told;
 use corten_events::Exchange;
 use corten_types::{Context, Error, Namespace, Result};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-use crate::database::{Database, Reader, Tx};
-use crate::graph::{self, Entry, FLAT, Node};
+use crate::database::Database;
+use crate::graph::{self, Node};
 use crate::keys::{Key, Kind};
-use crate::records::{self, get};
+use crate::mark::{self, Marks};
 use crate::snapshots::SnapshotRecords;
+use crate::transaction::{Reader, Tx};
 use crate::{leases, snapshots};
 
 /// Records removed by one change at most.
 const BATCH: usize = 100;
+/// Wait before the first measurement of a run.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// A run counts as this long at least.
+const SHORTEST_RUN: Duration = Duration::from_millis(5);
+/// Wait after a run that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+/// The clock may be set: an expiry is looked at this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
 /// Removes from disk what no record knows.
 #[async_trait::async_trait]
@@ -33,42 +43,43 @@ pub trait Sweeper: Send + Sync {
     async fn sweep(&self) -> Result<()>;
 }
 
-/// When the collector works.
+/// When the collector works, as the original's `io.containerd.gc.v1.scheduler` has it.
 #[derive(Clone, Debug)]
 pub struct CollectorOptions {
+    /// Share of the time that it may take, 0 to 0.5; 0 stands for a pause of a second.
+    pub pause_threshold: f64,
+    /// Deletions after which it works without a pause; 0 for never.
+    pub deletion_threshold: u64,
+    /// Changes after which it works though nothing was deleted; 0 for never.
+    pub mutation_threshold: u64,
+    /// Wait after a request or many deletions.
+    pub schedule_delay: Duration,
     /// Wait after the start.
     pub startup_delay: Duration,
-    /// Wait after a request.
-    pub schedule_delay: Duration,
-    /// How often it looks whether anything was deleted.
-    pub interval: Duration,
 }
 
 impl Default for CollectorOptions {
     fn default() -> Self {
         Self {
-            startup_delay: Duration::from_millis(100),
+            pause_threshold: 0.02,
+            deletion_threshold: 0,
+            mutation_threshold: 100,
             schedule_delay: Duration::ZERO,
-            interval: Duration::from_secs(1),
+            startup_delay: Duration::from_millis(100),
         }
     }
 }
 
-/// The running collector. Clones are the same one.
+/// The running collector. Clones are the same one; it ends with the last of them.
 #[derive(Clone, Debug)]
 pub struct Collector {
-    requests: mpsc::Sender<oneshot::Sender<Result<()>>>,
-    deleted: Arc<Notify>,
+    requests: mpsc::Sender<Request>,
 }
 
-struct Work {
-    database: Database,
-    exchange: Exchange,
-    sweepers: Vec<Arc<dyn Sweeper>>,
-}
+type Request = oneshot::Sender<Result<()>>;
 
 impl Collector {
-    /// Starts it.
+    /// Starts it, within a runtime. It notices by itself what is deleted and what runs out.
     #[must_use]
     pub fn start(
         database: Database,
@@ -77,114 +88,181 @@ impl Collector {
         options: CollectorOptions,
     ) -> Self {
         let (requests, receiver) = mpsc::channel(64);
-        let deleted = Arc::new(Notify::new());
-        let work = Work { database, exchange, sweepers };
-        tokio::spawn(run(work, receiver, Arc::clone(&deleted), options));
-        Self { requests, deleted }
+        let work = Work::new(database, exchange, sweepers);
+        let due = Instant::now() + options.startup_delay;
+        let schedule = Schedule { options, due, must: true, expiry: None, runs: 0, spent: Duration::ZERO };
+        tokio::spawn(run(work, schedule, receiver));
+        Self { requests }
     }
 
-    /// Collects and waits for the end.
+    /// Collects, from here on, and waits for the end.
     ///
     /// # Errors
-    /// Those of the collection.
+    /// `gc failed` with the reason; it is tried again later.
     pub async fn trigger(&self) -> Result<()> {
         let (answer, result) = oneshot::channel();
         let closed = || Error::unavailable("the collector has ended");
         self.requests.send(answer).await.map_err(|_| closed())?;
         result.await.map_err(|_| closed())?
     }
-
-    /// Something was deleted: there may be work soon.
-    pub fn note_deletion(&self) {
-        self.deleted.notify_one();
-    }
 }
 
-async fn run(
-    work: Work,
-    mut requests: mpsc::Receiver<oneshot::Sender<Result<()>>>,
-    deleted: Arc<Notify>,
-    options: CollectorOptions,
-) {
-    let mut first = true;
-    let mut waiting = Vec::new();
-    loop {
-        if first {
-            tokio::select! {
-                () = tokio::time::sleep(options.startup_delay) => {}
-                request = requests.recv() => match request {
-                    Some(answer) => waiting.push(answer),
-                    None => return,
-                },
-            }
-            first = false;
-        } else {
-            tokio::select! {
-                () = deleted.notified() => tokio::time::sleep(options.interval).await,
-                request = requests.recv() => match request {
-                    Some(answer) => waiting.push(answer),
-                    None => return,
-                },
-                // Leases and ingests run out without anybody deleting them.
-                () = tokio::time::sleep(Duration::from_secs(600)) => {}
-            }
+async fn run(mut work: Work, mut schedule: Schedule, mut requests: mpsc::Receiver<Request>) {
+    while let Some(mut waiting) = schedule.wait(&work.database, &mut requests).await {
+        while let Ok(request) = requests.try_recv() {
+            waiting.push(request);
         }
-        if !waiting.is_empty() && !options.schedule_delay.is_zero() {
-            tokio::time::sleep(options.schedule_delay).await;
-        }
-        while let Ok(answer) = requests.try_recv() {
-            waiting.push(answer);
-        }
-        let result = work.collect().await;
+        let begun = Instant::now();
+        let result = work.collect(schedule.must || !waiting.is_empty()).await;
         if let Err(error) = &result {
             tracing::error!(%error, "the collection failed");
         }
-        for answer in waiting.drain(..) {
-            let _ = answer.send(result.clone());
+        schedule.ran(begun.elapsed(), result.as_ref().map(|expiry| *expiry).map_err(|_| ()));
+        let result = result.map(drop).map_err(|error| error.context("gc failed"));
+        for request in waiting {
+            // Who asked may have gone.
+            let _ = request.send(result.clone());
         }
     }
 }
 
-impl Work {
-    async fn collect(&self) -> Result<()> {
-        self.database.raise_barrier();
-        let result = self.collect_records().await;
-        self.database.lower_barrier();
-        result?;
-        for sweeper in &self.sweepers {
-            if let Err(error) = sweeper.sweep().await {
-                tracing::error!(%error, "what is no longer known could not all be removed from disk");
+/// When to work next.
+struct Schedule {
+    options: CollectorOptions,
+    /// Not before, unless asked.
+    due: Instant,
+    /// Whatever was written.
+    must: bool,
+    /// When something runs out by itself.
+    expiry: Option<SystemTime>,
+    runs: u32,
+    spent: Duration,
+}
+
+impl Schedule {
+    /// Waits until there is work; answers who asked for it, or nothing when nobody can any more.
+    async fn wait(
+        &mut self,
+        database: &Database,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Option<Vec<Request>> {
+        loop {
+            if self.expiry.is_some_and(|expiry| expiry <= SystemTime::now()) {
+                (self.must, self.expiry) = (true, None);
+            }
+            let (mutations, deletions) = database.activity().counts();
+            let reached = |count: u64, threshold: u64| threshold > 0 && count >= threshold;
+            if reached(deletions, self.options.deletion_threshold) {
+                tokio::time::sleep(self.options.schedule_delay).await;
+                return Some(Vec::new());
+            }
+            let worth = self.must || deletions > 0 || reached(mutations, self.options.mutation_threshold);
+            let sleep = self.expiry.map_or(LONGEST_SLEEP, |expiry| {
+                expiry.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST_SLEEP)
+            });
+            tokio::select! {
+                request = requests.recv() => {
+                    tokio::time::sleep(self.options.schedule_delay).await;
+                    return Some(vec![request?]);
+                }
+                () = tokio::time::sleep_until(self.due), if worth => return Some(Vec::new()),
+                () = database.activity().changed() => {}
+                () = tokio::time::sleep(sleep), if self.expiry.is_some() && !worth => {}
             }
         }
-        Ok(())
     }
 
-    async fn collect_records(&self) -> Result<()> {
-        let view = self.database.read()?;
-        let garbage = tokio::task::spawn_blocking(move || unreachable_nodes(&view, SystemTime::now()))
-            .await
-            .map_err(|error| Error::internal(format!("collector: {error}")))??;
-        for (namespace, nodes) in garbage {
-            let Ok(namespace) = Namespace::new(namespace) else { continue };
-            // Leaves first: a snapshot with children is not removed.
-            let mut nodes = nodes;
-            loop {
-                let before = nodes.len();
-                let mut kept = Vec::new();
-                for batch in nodes.chunks(BATCH) {
-                    let (batch, namespace2) = (batch.to_vec(), namespace.clone());
-                    let (removed, again) =
-                        self.database.write(move |tx| remove(tx, &namespace2, batch)).await?;
-                    self.tell(&namespace, removed);
-                    kept.extend(again);
+    fn ran(&mut self, took: Duration, result: Result<Option<SystemTime>, ()>) {
+        let now = Instant::now();
+        let Ok(expiry) = result else {
+            (self.must, self.due) = (true, now + AFTER_FAILURE);
+            return;
+        };
+        (self.must, self.expiry) = (false, expiry);
+        self.runs = self.runs.saturating_add(1);
+        self.spent += took.max(SHORTEST_RUN);
+        let average = self.spent / self.runs;
+        let share = self.options.pause_threshold.clamp(0.0, 0.5);
+        let pause = if share > 0.0 { average.mul_f64(1.0 / share - 1.0) } else { FIRST_PAUSE };
+        self.due = now + pause;
+    }
+}
+
+/// One collection after the other.
+struct Work {
+    database: Database,
+    exchange: Exchange,
+    sweepers: Vec<Arc<dyn Sweeper>>,
+    /// Files may be left that no record knows.
+    unswept: bool,
+    holding: bool,
+}
+
+impl Work {
+    fn new(database: Database, exchange: Exchange, sweepers: Vec<Arc<dyn Sweeper>>) -> Self {
+        Self { database, exchange, sweepers, unswept: true, holding: false }
+    }
+
+    /// Collects; answers when something runs out next.
+    async fn collect(&mut self, must_sweep: bool) -> Result<Option<SystemTime>> {
+        let (_, deletions) = self.database.activity().reset();
+        self.unswept |= must_sweep || deletions > 0;
+        let result = self.collect_records().await;
+        self.database.activity().close_journal();
+        let (removed, expiry) = result?;
+        self.unswept |= removed > 0;
+        if self.unswept && !self.must_hold() {
+            self.unswept = false;
+            for sweeper in &self.sweepers {
+                if let Err(error) = sweeper.sweep().await {
+                    self.unswept = true;
+                    tracing::error!(%error, "what is no longer known could not all be removed from disk");
                 }
-                if kept.is_empty() || kept.len() == before {
-                    break;
-                }
-                nodes = kept;
             }
         }
-        Ok(())
+        Ok(expiry)
+    }
+
+    /// While a damaged database lies beside this one, what looks unknown may be known to it: the images
+    /// and the file systems of containers that run.
+    fn must_hold(&mut self) -> bool {
+        let damaged = self.database.set_aside();
+        if let Some(path) = damaged.first().filter(|_| !self.holding) {
+            tracing::warn!(
+                path = %path.display(),
+                "nothing is removed from disk while there is a damaged database; remove it to free space"
+            );
+        }
+        self.holding = !damaged.is_empty();
+        self.holding
+    }
+
+    async fn collect_records(&self) -> Result<(usize, Option<SystemTime>)> {
+        let begin = |tx: &mut Tx<'_>| {
+            tx.open_journal();
+            Ok(())
+        };
+        self.database.write(begin).await?;
+        let view = self.database.read()?;
+        let plan = tokio::task::spawn_blocking(move || mark::plan(&view, SystemTime::now()))
+            .await
+            .map_err(|error| Error::internal(format!("collector: {error}")))??;
+        let (mut count, mut again) = (0, Again::default());
+        for (namespace, nodes) in plan.garbage {
+            for batch in nodes.chunks(BATCH) {
+                let (batch, owner) = (batch.to_vec(), namespace.clone());
+                let change = move |tx: &mut Tx<'_>| {
+                    again.look(tx)?;
+                    let removed = remove(tx, &owner, batch, &again)?;
+                    Ok((removed, again))
+                };
+                let removed;
+                (removed, again) = self.database.write(change).await?;
+                count += removed.len();
+                self.tell(&namespace, removed);
+            }
+        }
+        Ok((count, plan.next_expiry))
     }
 
     fn tell(&self, namespace: &Namespace, removed: Vec<Node>) {
@@ -201,138 +279,62 @@ impl Work {
     }
 }
 
-/// Removes what is still unreachable; answers what was removed and what has to wait for its children.
-fn remove(tx: &mut Tx<'_>, namespace: &Namespace, batch: Vec<Node>) -> Result<(Vec<Node>, Vec<Node>)> {
-    let touched = reachable_from_written(tx, namespace)?;
+/// What was written since the marking began, and all that it leads to, by namespace.
+#[derive(Debug, Default)]
+struct Again {
+    spaces: HashMap<String, Marks>,
+}
+
+impl Again {
+    fn look(&mut self, tx: &mut Tx<'_>) -> Result<()> {
+        let mut pending: HashMap<String, Vec<Node>> = HashMap::new();
+        for key in tx.drain_journal() {
+            let Some((namespace, node)) = graph::node(&key).or_else(|| held(&key)) else { continue };
+            if tx.get_bytes(&key)?.is_some() {
+                pending.entry(namespace).or_default().push(node);
+            }
+        }
+        for (name, nodes) in pending {
+            let Ok(namespace) = Namespace::new(name.as_str()) else { continue };
+            let marks = self.spaces.entry(name).or_default();
+            nodes.iter().for_each(|node| marks.forget(node));
+            marks.follow(tx, &namespace, nodes, &HashMap::new())?;
+        }
+        Ok(())
+    }
+
+    fn contain(&self, namespace: &Namespace, node: &Node) -> bool {
+        self.spaces.get(namespace.as_str()).is_some_and(|marks| marks.contain(node))
+    }
+}
+
+/// The namespace and node of the key of a lease's resource.
+fn held(key: &[u8]) -> Option<(String, Node)> {
+    let [namespace, _, kind, id] = Key::parts(key).try_into().ok()?;
+    let node = (key.first() == Some(&(Kind::Resource as u8))).then(|| graph::resource(&kind, &id))??;
+    Some((namespace, node))
+}
+
+/// Removes what is still garbage, and answers what that was.
+fn remove(tx: &mut Tx<'_>, namespace: &Namespace, batch: Vec<Node>, again: &Again) -> Result<Vec<Node>> {
     let ctx = Context::new(namespace.clone());
-    let (mut removed, mut waiting) = (Vec::new(), Vec::new());
+    let mut removed = Vec::new();
     for node in batch {
-        if touched.contains(&node) {
+        let key = graph::key(namespace.as_str(), &node)?;
+        if again.contain(namespace, &node) || tx.get_bytes(key.bytes())?.is_none() {
             continue;
         }
         match &node {
+            // One that has children by now stays for the next time.
             Node::Snapshot(snapshotter, name) => {
-                if snapshots::collect(tx, &ctx, snapshotter, name)? {
-                    removed.push(node);
-                } else {
-                    waiting.push(node);
+                if !snapshots::collect(tx, &ctx, snapshotter, name)? {
+                    continue;
                 }
-                continue;
             }
-            Node::Lease(id) => match leases::remove(tx, namespace, id) {
-                Ok(()) => {}
-                Err(error) if error.is_not_found() => continue,
-                Err(error) => return Err(error),
-            },
-            other => tx.remove(&graph::key(namespace.as_str(), other)?),
+            Node::Lease(id) => leases::remove(tx, namespace, id)?,
+            _ => tx.remove(&key),
         }
         removed.push(node);
     }
-    Ok((removed, waiting))
-}
-
-/// What was written since the marking began, and all that it leads to.
-fn reachable_from_written(tx: &Tx<'_>, namespace: &Namespace) -> Result<HashSet<Node>> {
-    let mut pending: Vec<Node> = Vec::new();
-    for key in tx.written() {
-        if let Some((of, node)) = graph::node(&key) {
-            if of == namespace.as_str() && tx.get_bytes(&key)?.is_some() {
-                pending.push(node);
-            }
-        } else if key.first() == Some(&(Kind::Resource as u8))
-            && let [of, _, kind, id] = Key::parts(&key).as_slice()
-            && of == namespace.as_str()
-            && tx.get_bytes(&key)?.is_some()
-        {
-            pending.extend(graph::resource(kind, id));
-        }
-    }
-    let now = SystemTime::now();
-    let mut found = HashSet::new();
-    while let Some(node) = pending.pop() {
-        if found.contains(&node) {
-            continue;
-        }
-        if let Some(bytes) = tx.get_bytes(graph::key(namespace.as_str(), &node)?.bytes())? {
-            let entry = graph::entry(&node, &bytes, now)?;
-            pending.extend(entry.refs.into_iter().chain(entry.flat));
-        }
-        found.insert(node);
-    }
-    Ok(found)
-}
-
-/// By namespace, what no root leads to. Containers and sandboxes are never among it.
-pub(crate) fn unreachable_nodes(view: &impl Reader, now: SystemTime) -> Result<BTreeMap<String, Vec<Node>>> {
-    let mut spaces: BTreeMap<String, HashMap<Node, Entry>> = BTreeMap::new();
-    for kind in
-        [Kind::Container, Kind::Image, Kind::Blob, Kind::Snapshot, Kind::Ingest, Kind::Lease, Kind::Sandbox]
-    {
-        view.scan_bytes(Key::prefix(kind, &[]).bytes(), &mut |key, value| {
-            if let Some((namespace, node)) = graph::node(key) {
-                // A record that cannot be read is kept, and must not stop the others.
-                let entry =
-                    graph::entry(&node, value, now).unwrap_or(Entry { root: true, ..Entry::default() });
-                spaces.entry(namespace).or_default().insert(node, entry);
-            }
-            Ok(true)
-        })?;
-    }
-    let mut garbage = BTreeMap::new();
-    for (namespace, nodes) in spaces {
-        let marked = mark(view, &namespace, &nodes)?;
-        let mut left: Vec<Node> = nodes.into_keys().filter(|node| !marked.contains(node)).collect();
-        left.retain(|node| !matches!(node, Node::Container(_) | Node::Sandbox(_)));
-        left.sort();
-        if !left.is_empty() {
-            garbage.insert(namespace, left);
-        }
-    }
-    Ok(garbage)
-}
-
-fn mark(view: &impl Reader, namespace: &str, nodes: &HashMap<Node, Entry>) -> Result<HashSet<Node>> {
-    let mut children: HashMap<&Node, Vec<&Node>> = HashMap::new();
-    for (node, entry) in nodes {
-        for parent in &entry.back {
-            children.entry(parent).or_default().push(node);
-        }
-    }
-    let mut full: Vec<Node> = Vec::new();
-    let mut flat: Vec<Node> = Vec::new();
-    for (node, entry) in nodes.iter().filter(|(_, entry)| entry.root) {
-        full.push(node.clone());
-        full.extend(entry.refs.iter().cloned());
-        if let Node::Lease(id) = node {
-            let Ok(owner) = Namespace::new(namespace) else { continue };
-            let lease: Option<records::Lease> = get(view, &Key::new(Kind::Lease, &[namespace, id])?)?;
-            let is_flat = lease.is_some_and(|lease| lease.labels.contains_key(FLAT));
-            let held = leases::resources_of(view, &owner, id)?;
-            let held = held.iter().filter_map(|resource| graph::resource(&resource.kind, &resource.id));
-            if is_flat { flat.extend(held) } else { full.extend(held) }
-        }
-    }
-    let mut marked: HashSet<Node> = HashSet::new();
-    let mut followed: BTreeSet<Node> = BTreeSet::new();
-    while let Some(node) = full.pop() {
-        marked.insert(node.clone());
-        if !followed.insert(node.clone()) {
-            continue;
-        }
-        if let Some(entry) = nodes.get(&node) {
-            full.extend(entry.refs.iter().chain(&entry.flat).cloned());
-        }
-        if let Some(children) = children.get(&node) {
-            full.extend(children.iter().map(|child| (*child).clone()));
-        }
-    }
-    while let Some(node) = flat.pop() {
-        if !marked.insert(node.clone()) {
-            continue;
-        }
-        if let Some(entry) = nodes.get(&node) {
-            flat.extend(entry.flat.iter().cloned());
-        }
-    }
-    Ok(marked)
+    Ok(removed)
 }

@@ -11,11 +11,12 @@ use corten_types::{
     Any, Context, Error, ErrorClass, Filter, Labels, Namespace, Result, ResultExt, identifier, labels,
 };
 
-use crate::database::{Database, Reader, Tx};
+use crate::database::Database;
 use crate::keys::{Key, Kind};
 use crate::mask::apply_map;
 use crate::namespaces;
 use crate::records::{self, get, put, scan, stamp, time};
+use crate::transaction::{Reader, Tx};
 
 /// What is known of a container beside its running.
 #[derive(Clone, Debug, PartialEq)]
@@ -264,6 +265,7 @@ impl Containers {
                 return Err(Error::not_found(format!("container {name}")));
             }
             tx.remove(&key);
+            tx.note_deletion();
             Ok(())
         };
         self.database.write(change).await?;

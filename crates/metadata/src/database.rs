@@ -1,98 +1,73 @@
-//! The database file and its single writer.
-//!
-//! One thread writes. It takes every change that waits into one transaction, each change buffered so that
-//! one that fails leaves nothing, commits once, and only then answers all of them.
+//! The database file: opening it, reading it, and handing changes to its writer.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use corten_types::{Error, ErrorClass, Result, ResultExt};
-use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableDatabase, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::keys::Key;
+use crate::activity::Activity;
+use crate::transaction::{Tx, View};
+use crate::writer::{self, Change, Closure};
 
-const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
-/// Bytes of pages that are kept in memory.
-const CACHE: usize = 4 << 20;
+pub(crate) const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
 /// Changes that may wait for the writer.
 const QUEUE: usize = 1024;
-/// Changes that share one transaction at most.
-const BATCH: usize = 256;
 
-/// The database. Clones are the same one.
-#[derive(Clone)]
-pub struct Database {
-    shared: Arc<Shared>,
+/// How the database is held.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Bytes of pages that are kept in memory.
+    pub cache: usize,
 }
 
-struct Shared {
-    file: redb::Database,
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache: 4 << 20 }
+    }
+}
+
+/// The database. Clones are the same one; it is closed with the last of them.
+#[derive(Clone, Debug)]
+pub struct Database {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
     changes: Mutex<Option<mpsc::Sender<Change>>>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
-    barrier: Barrier,
+}
+
+/// What readers and the writer share.
+pub(crate) struct Shared {
+    path: PathBuf,
+    options: Options,
+    /// Nothing while it could not be opened again, and once it is closed.
+    pub file: RwLock<Option<redb::Database>>,
+    /// The library refuses everything after a failure of the disk until the file is opened anew.
+    pub broken: AtomicBool,
+    closed: AtomicBool,
+    pub activity: Activity,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Shared").field(&self.path).finish()
+    }
 }
 
 /// What could not be read and was set aside.
 #[derive(Clone, Debug)]
 pub struct Lost {
-    /// Where the damaged file lies now.
+    /// Where the damaged file lies now. While it is there, nothing that its records may have been about is
+    /// removed from disk.
     pub set_aside: PathBuf,
     /// Why it could not be opened.
     pub reason: String,
-}
-
-/// Keys that were written while the collector decides: it must look at them again.
-#[derive(Default)]
-struct Barrier {
-    active: AtomicBool,
-    written: Mutex<Vec<Vec<u8>>>,
-}
-
-trait Job: Send {
-    /// Makes the change; it is kept when this says so.
-    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
-    /// Tells how it ended; `failure` is that of the commit.
-    fn answer(self: Box<Self>, failure: Option<Error>);
-}
-
-type Change = Box<dyn Job>;
-
-struct Closure<T, F> {
-    change: Option<F>,
-    result: Option<Result<T>>,
-    answer: oneshot::Sender<Result<T>>,
-}
-
-impl<T: Send, F: FnOnce(&mut Tx<'_>) -> Result<T> + Send> Job for Closure<T, F> {
-    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
-        let Some(change) = self.change.take() else { return false };
-        // A change that panics must not take the writer along.
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| change(tx)))
-            .unwrap_or_else(|_| Err(Error::internal("a change to the database panicked")));
-        let keep = result.is_ok();
-        self.result = Some(result);
-        keep
-    }
-
-    fn answer(self: Box<Self>, failure: Option<Error>) {
-        let result = match (failure, self.result) {
-            (Some(error), Some(Ok(_)) | None) => Err(error),
-            (_, Some(result)) => result,
-            (None, None) => Err(Error::internal("a change was not made")),
-        };
-        // The caller may have gone; the change stands.
-        let _ = self.answer.send(result);
-    }
-}
-
-impl std::fmt::Debug for Database {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Database")
-    }
 }
 
 impl Database {
@@ -100,311 +75,245 @@ impl Database {
     /// lost is told.
     ///
     /// # Errors
-    /// Unavailable when another process has it open; those of the file system.
+    /// Unavailable when another process has it open; FailedPrecondition when a later version wrote it;
+    /// those of the file system.
     pub fn open(path: &Path) -> Result<(Self, Option<Lost>)> {
-        let (file, lost) = match open_file(path) {
-            Ok(file) => (file, None),
-            Err(OpenError::InUse) => {
-                return Err(Error::unavailable(format!("{} is in use by another process", path.display())));
-            }
-            Err(OpenError::Io(error)) => return Err(Error::from(error).context(path.display())),
+        Self::open_with(path, Options::default())
+    }
+
+    /// As [`Database::open`], with options.
+    ///
+    /// # Errors
+    /// Those of [`Database::open`].
+    pub fn open_with(path: &Path, options: Options) -> Result<(Self, Option<Lost>)> {
+        let (file, lost) = match open_file(path, options) {
             Err(OpenError::Damaged(reason)) => {
                 let set_aside = set_aside(path)?;
-                let file = open_file(path)
-                    .map_err(|error| Error::internal(format!("{}: {error:?}", path.display())))?;
+                let file = open_file(path, options).map_err(|error| error.at(path))?;
                 (file, Some(Lost { set_aside, reason }))
             }
+            other => (other.map_err(|error| error.at(path))?, None),
         };
         let (sender, receiver) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
-            file,
-            changes: Mutex::new(Some(sender)),
-            writer: Mutex::default(),
-            barrier: Barrier::default(),
+            path: path.to_owned(),
+            options,
+            file: RwLock::new(Some(file)),
+            broken: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            activity: Activity::default(),
         });
-        let writer = Arc::clone(&shared);
+        let own = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("metadata".into()).stack_size(512 << 10);
-        let thread = thread.spawn(move || write_all(&writer, receiver)).context("starting the writer")?;
-        *lock(&shared.writer) = Some(thread);
-        Ok((Self { shared }, lost))
+        let thread = thread.spawn(move || writer::run(&own, receiver)).context("starting the writer")?;
+        let (changes, writer) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
+        Ok((Self { handle: Arc::new(Handle { shared, changes, writer }) }, lost))
     }
 
     /// The state as of now.
-    ///
-    /// # Errors
-    /// Internal when the file cannot be read.
-    pub fn read(&self) -> Result<View> {
-        let transaction = self.shared.file.begin_read().map_err(broken)?;
-        let table = transaction.open_table(RECORDS).map_err(broken)?;
-        Ok(View { table })
+    pub(crate) fn read(&self) -> Result<View> {
+        let shared = &self.handle.shared;
+        shared.mend()?;
+        let file = shared.file.read().unwrap_or_else(PoisonError::into_inner);
+        let file = file.as_ref().ok_or_else(closed)?;
+        let transaction = file.begin_read().map_err(|error| shared.failure(error))?;
+        let table = transaction.open_table(RECORDS).map_err(|error| shared.failure(error))?;
+        Ok(View::new(table, Arc::clone(shared)))
     }
 
-    /// Makes a change; when this answers, it is durable.
-    ///
-    /// # Errors
-    /// Those of the change, which then left nothing; ResourceExhausted or Internal when it could not be
-    /// written.
-    pub async fn write<T, F>(&self, change: F) -> Result<T>
+    /// Makes a change; when this answers, it is durable. One that fails leaves nothing.
+    pub(crate) async fn write<T, F>(&self, change: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
         let (answer, result) = oneshot::channel();
-        let job: Change = Box::new(Closure { change: Some(change), result: None, answer });
-        let sender = lock(&self.shared.changes).clone();
-        let closed = || Error::unavailable("the database is closed");
+        let job: Change = Box::new(Closure::new(change, answer));
+        let sender = lock(&self.handle.changes).clone();
         sender.ok_or_else(closed)?.send(job).await.map_err(|_| closed())?;
         result.await.map_err(|_| closed())?
     }
 
-    /// Waits until all changes are written and takes no more.
+    /// Waits until all changes are written, and lets go of the file.
     pub fn close(&self) {
-        lock(&self.shared.changes).take();
-        if let Some(thread) = lock(&self.shared.writer).take() {
-            thread.join().ok();
+        self.handle.close();
+    }
+
+    /// What was written of late.
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.handle.shared.activity
+    }
+
+    /// Damaged databases that lie beside this one.
+    pub(crate) fn set_aside(&self) -> Vec<PathBuf> {
+        set_aside_files(&self.handle.shared.path)
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        lock(&self.changes).take();
+        let writer = lock(&self.writer).take();
+        // A change may hold the last handle: then the writer is ending anyway.
+        if let Some(writer) = writer.filter(|writer| writer.thread().id() != std::thread::current().id()) {
+            writer.join().ok();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    /// Opens the file anew if it failed before.
+    pub(crate) fn mend(&self) -> Result<()> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(closed());
+        }
+        if !self.broken.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut file = self.file.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.broken.load(Ordering::SeqCst) || self.closed.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        // The old one holds the lock.
+        drop(file.take());
+        match open_file(&self.path, self.options) {
+            Ok(new) => {
+                *file = Some(new);
+                self.broken.store(false, Ordering::SeqCst);
+                tracing::warn!(path = %self.path.display(), "the database was opened anew after a failure");
+                Ok(())
+            }
+            Err(error) => Err(error.at(&self.path)),
         }
     }
 
-    /// From here on [`Tx::written`] tells what was changed, until [`Database::lower_barrier`].
-    pub(crate) fn raise_barrier(&self) {
-        lock(&self.shared.barrier.written).clear();
-        self.shared.barrier.active.store(true, Ordering::SeqCst);
+    /// Lets go of the file.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        drop(self.file.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    pub(crate) fn lower_barrier(&self) {
-        self.shared.barrier.active.store(false, Ordering::SeqCst);
-        lock(&self.shared.barrier.written).clear();
+    /// What a failure of the library means.
+    pub(crate) fn failure(&self, error: impl Into<redb::Error>) -> Error {
+        let error = error.into();
+        if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::LockPoisoned(_)) {
+            self.broken.store(true, Ordering::SeqCst);
+        }
+        match error {
+            redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => full(),
+            redb::Error::PreviousIo | redb::Error::DatabaseClosed => {
+                Error::unavailable("database: the disk failed, the file is opened anew")
+            }
+            other => Error::internal(format!("database: {other}")),
+        }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn broken(error: impl std::fmt::Display) -> Error {
-    Error::internal(format!("database: {error}"))
+fn closed() -> Error {
+    Error::unavailable("the database is closed")
+}
+
+fn full() -> Error {
+    Error::new(ErrorClass::ResourceExhausted, "database: no space left on device")
+        .with_hint("free some space below the daemon's root")
 }
 
 #[derive(Debug)]
 enum OpenError {
     InUse,
+    Newer(String),
     Io(std::io::Error),
     Damaged(String),
 }
 
-fn open_file(path: &Path) -> Result<redb::Database, OpenError> {
-    let open = || -> Result<redb::Database, OpenError> {
-        let file = redb::Builder::new().set_cache_size(CACHE).create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse,
-            redb::DatabaseError::Storage(redb::StorageError::Io(error)) if error.raw_os_error().is_some() => {
-                OpenError::Io(error)
+impl OpenError {
+    fn at(self, path: &Path) -> Error {
+        let path = path.display();
+        match self {
+            Self::InUse => Error::unavailable(format!("database {path} is in use by another process"))
+                .with_hint("stop the other daemon, or give this one a root of its own"),
+            Self::Newer(reason) => {
+                Error::failed_precondition(format!("database {path} is of another version: {reason}"))
             }
-            other => OpenError::Damaged(other.to_string()),
-        })?;
-        let damaged = |error: String| OpenError::Damaged(error);
-        let transaction = file.begin_write().map_err(|error| damaged(error.to_string()))?;
-        transaction.open_table(RECORDS).map_err(|error| damaged(error.to_string()))?;
-        transaction.commit().map_err(|error| damaged(error.to_string()))?;
+            Self::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => full(),
+            Self::Io(error) => Error::from(error).context(format!("database {path}")),
+            Self::Damaged(reason) => {
+                Error::new(ErrorClass::DataLoss, format!("database {path} is damaged: {reason}"))
+            }
+        }
+    }
+}
+
+impl<E: Into<redb::Error>> From<E> for OpenError {
+    fn from(error: E) -> Self {
+        match error.into() {
+            redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Self::InUse,
+            error @ redb::Error::UpgradeRequired(_) => Self::Newer(error.to_string()),
+            // What the library finds wrong with the bytes is an error of reading too, but not the system's.
+            redb::Error::Io(error) if error.raw_os_error().is_some() => Self::Io(error),
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+fn open_file(path: &Path, options: Options) -> Result<redb::Database, OpenError> {
+    let open = || -> Result<redb::Database, OpenError> {
+        let file = redb::Builder::new().set_cache_size(options.cache).create(path)?;
+        let known = file.begin_read()?.open_table(RECORDS).is_ok();
+        if !known {
+            corten_durable::sync_folder(path.parent().unwrap_or(Path::new("/"))).map_err(OpenError::Io)?;
+            let transaction = file.begin_write()?;
+            transaction.open_table(RECORDS)?;
+            transaction.commit()?;
+        }
         Ok(file)
     };
     // Damage can surface as a panic deep inside; it is damage all the same.
-    std::panic::catch_unwind(open).unwrap_or_else(|_| Err(OpenError::Damaged("the file is damaged".into())))
+    std::panic::catch_unwind(open).unwrap_or_else(|_| Err(OpenError::Damaged("it cannot be read".into())))
+}
+
+fn set_aside_name(path: &Path) -> String {
+    format!("{}.damaged", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 fn set_aside(path: &Path) -> Result<PathBuf> {
-    for n in 0..1000 {
-        let target = path.with_extension(format!("damaged-{n}"));
-        if !target.exists() {
-            std::fs::rename(path, &target).context(path.display())?;
-            return Ok(target);
+    let name = set_aside_name(path);
+    for number in 0..1000 {
+        let suffix = if number == 0 { String::new() } else { format!(".{number}") };
+        let target = path.with_file_name(format!("{name}{suffix}"));
+        match corten_durable::rename_new(path, &target) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => return other.map(|()| target).with_context(|| path.display().to_string()),
         }
     }
     Err(Error::internal(format!("{}: too many damaged databases beside it", path.display())))
 }
 
-/// The writer's life.
-fn write_all(shared: &Shared, mut changes: mpsc::Receiver<Change>) {
-    while let Some(first) = changes.blocking_recv() {
-        let mut batch = vec![first];
-        while batch.len() < BATCH
-            && let Ok(next) = changes.try_recv()
-        {
-            batch.push(next);
-        }
-        let failure = write_batch(shared, &mut batch).err();
-        for job in batch {
-            job.answer(failure.clone());
-        }
-    }
-}
-
-fn write_batch(shared: &Shared, batch: &mut [Change]) -> Result<()> {
-    let transaction = shared.file.begin_write().map_err(storage)?;
-    let mut dirty = false;
-    {
-        let mut table = transaction.open_table(RECORDS).map_err(broken)?;
-        for job in batch {
-            let mut tx = Tx { rows: &table, changes: BTreeMap::new(), barrier: &shared.barrier };
-            let keep = job.run(&mut tx);
-            let changes = std::mem::take(&mut tx.changes);
-            if !keep {
-                continue;
-            }
-            for (key, value) in changes {
-                dirty = true;
-                if shared.barrier.active.load(Ordering::SeqCst) {
-                    lock(&shared.barrier.written).push(key.clone());
-                }
-                match value {
-                    Some(value) => {
-                        table.insert(key.as_slice(), value.as_slice()).map(drop).map_err(broken)?
-                    }
-                    None => table.remove(key.as_slice()).map(drop).map_err(broken)?,
-                }
-            }
-        }
-    }
-    if dirty { transaction.commit().map_err(storage) } else { transaction.abort().map_err(broken) }
-}
-
-fn storage(error: impl Into<redb::Error>) -> Error {
-    match error.into() {
-        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-            Error::new(ErrorClass::ResourceExhausted, "database: no space left on device")
-                .with_hint("free some space below the daemon's root")
-        }
-        other => broken(other),
-    }
-}
-
-/// Something that records can be read from.
-pub trait Reader {
-    /// The bytes under a key.
-    ///
-    /// # Errors
-    /// Internal when the file cannot be read.
-    fn get_bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
-
-    /// Calls `visit` with every key that begins with `prefix`, in byte order, until it says false.
-    ///
-    /// # Errors
-    /// Internal when the file cannot be read; those of `visit`.
-    fn scan_bytes(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()>;
-}
-
-/// A consistent state of the database.
-pub struct View {
-    table: redb::ReadOnlyTable<&'static [u8], &'static [u8]>,
-}
-
-impl std::fmt::Debug for View {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("View")
-    }
-}
-
-impl Reader for View {
-    fn get_bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.table.row(key)
-    }
-
-    fn scan_bytes(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
-        self.table.rows(prefix, visit)
-    }
-}
-
-/// A table as stored.
-trait Rows {
-    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
-    fn rows(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()>;
-}
-
-impl<T: ReadableTable<&'static [u8], &'static [u8]>> Rows for T {
-    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(self.get(key).map_err(broken)?.map(|value| value.value().to_vec()))
-    }
-
-    fn rows(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
-        for entry in self.range(prefix..).map_err(broken)? {
-            let (key, value) = entry.map_err(broken)?;
-            if !key.value().starts_with(prefix) || !visit(key.value(), value.value())? {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A change under way: what it wrote so far, over the state before it.
-pub struct Tx<'a> {
-    rows: &'a dyn Rows,
-    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    barrier: &'a Barrier,
-}
-
-impl std::fmt::Debug for Tx<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tx")
-    }
-}
-
-impl Tx<'_> {
-    pub(crate) fn put(&mut self, key: &Key, value: Vec<u8>) {
-        self.changes.insert(key.bytes().to_vec(), Some(value));
-    }
-
-    pub(crate) fn remove(&mut self, key: &Key) {
-        self.changes.insert(key.bytes().to_vec(), None);
-    }
-
-    /// Keys written since the barrier was raised.
-    pub(crate) fn written(&self) -> Vec<Vec<u8>> {
-        lock(&self.barrier.written).clone()
-    }
-}
-
-impl Reader for Tx<'_> {
-    fn get_bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        match self.changes.get(key) {
-            Some(changed) => Ok(changed.clone()),
-            None => self.rows.row(key),
-        }
-    }
-
-    fn scan_bytes(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
-        let changed = self.changes.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
-        let mut changed = changed.take_while(|(key, _)| key.starts_with(prefix)).peekable();
-        let mut go_on = true;
-        self.rows.rows(prefix, &mut |key, value| {
-            while go_on && let Some((new, value)) = changed.next_if(|(new, _)| new.as_slice() < key) {
-                if let Some(value) = value {
-                    go_on = visit(new, value)?;
-                }
-            }
-            if go_on {
-                go_on = match changed.next_if(|(new, _)| new.as_slice() == key) {
-                    Some((new, Some(value))) => visit(new, value)?,
-                    Some((_, None)) => true,
-                    None => visit(key, value)?,
-                };
-            }
-            Ok(go_on)
-        })?;
-        for (new, value) in changed {
-            let Some(value) = value else { continue };
-            go_on = go_on && visit(new, value)?;
-            if !go_on {
-                break;
-            }
-        }
-        Ok(())
-    }
+fn set_aside_files(path: &Path) -> Vec<PathBuf> {
+    let name = set_aside_name(path);
+    let entries = path.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+    let files = entries.into_iter().flatten().flatten();
+    files
+        .filter(|file| file.file_name().to_string_lossy().starts_with(&name))
+        .map(|file| file.path())
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::Kind;
+    use crate::keys::{Key, Kind};
+    use crate::transaction::Reader;
 
     fn key(name: &str) -> Key {
         Key::new(Kind::Image, &["ns", name]).unwrap()
@@ -421,51 +330,151 @@ mod tests {
         found
     }
 
+    async fn put(database: &Database, name: &str, value: Vec<u8>) -> Result<()> {
+        let key = key(name);
+        let change = move |tx: &mut Tx<'_>| {
+            tx.put(&key, value);
+            Ok(())
+        };
+        database.write(change).await
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn changes_are_whole_durable_and_seen_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("meta.db");
         let (database, lost) = Database::open(&path).unwrap();
         assert!(lost.is_none());
-        assert!(Database::open(&path).unwrap_err().to_string().contains("in use"));
         let mut tasks = tokio::task::JoinSet::new();
         for n in 0..32 {
             let database = database.clone();
             tasks.spawn(async move {
-                database
-                    .write(move |tx| {
-                        tx.put(&key(&format!("{n:02}")), vec![n]);
-                        if n % 2 == 1 { Err(Error::unknown("odd")) } else { Ok(()) }
-                    })
-                    .await
+                let change = move |tx: &mut Tx<'_>| {
+                    tx.put(&key(&format!("{n:02}")), vec![n]);
+                    if n % 2 == 1 { Err(Error::unknown("odd")) } else { Ok(()) }
+                };
+                database.write(change).await
             });
         }
         let answers = tasks.join_all().await;
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 16);
-        let panicked = database.write(|_| -> Result<()> { panic!("a change panics, on purpose") }).await;
-        assert!(panicked.unwrap_err().to_string().contains("panicked"));
-        database
-            .write(|tx| {
-                tx.put(&key("01"), vec![1]);
-                tx.remove(&key("02"));
-                assert_eq!(names(tx)[..3], ["00", "01", "04"]);
-                Ok(())
-            })
-            .await
-            .unwrap();
-        database.close();
+        let change = |tx: &mut Tx<'_>| {
+            tx.put(&key("01"), vec![1]);
+            tx.remove(&key("02"));
+            assert_eq!(names(tx)[..3], ["00", "01", "04"]);
+            Ok(())
+        };
+        database.write(change).await.unwrap();
         drop(database);
         let (database, _) = Database::open(&path).unwrap();
         assert_eq!(names(&database.read().unwrap()).len(), 16);
     }
 
-    #[test]
-    fn a_damaged_file_is_set_aside() {
+    #[tokio::test]
+    async fn a_change_that_panics_leaves_nothing_and_the_writer_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (database, _) = Database::open(&folder.path().join("meta.db")).unwrap();
+        let change = |tx: &mut Tx<'_>| -> Result<()> {
+            tx.put(&key("a"), vec![]);
+            panic!("a change panics, on purpose")
+        };
+        assert!(database.write(change).await.unwrap_err().to_string().contains("panicked"));
+        put(&database, "b", vec![]).await.unwrap();
+        assert_eq!(names(&database.read().unwrap()), ["b"]);
+    }
+
+    #[tokio::test]
+    async fn only_one_may_open_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("meta.db");
-        std::fs::write(&path, b"this is no database, but it is long enough to look at").unwrap();
+        let (database, _) = Database::open(&path).unwrap();
+        let error = Database::open(&path).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Unavailable);
+        assert!(error.to_string().contains("in use by another process"), "{error}");
+        database.close();
+        assert!(put(&database, "a", vec![]).await.unwrap_err().to_string().contains("closed"));
+        assert!(database.read().err().unwrap().to_string().contains("closed"));
+        assert!(Database::open(&path).unwrap().1.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_set_aside_and_none_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("meta.db");
+        for number in 1..=2 {
+            std::fs::write(&path, b"this is no database, but it is long enough to look at").unwrap();
+            let (database, lost) = Database::open(&path).unwrap();
+            assert!(lost.unwrap().set_aside.exists());
+            assert_eq!(database.set_aside().len(), number);
+            assert!(names(&database.read().unwrap()).is_empty());
+            put(&database, "a", vec![]).await.unwrap();
+        }
         let (database, lost) = Database::open(&path).unwrap();
-        assert!(lost.unwrap().set_aside.exists());
-        assert!(names(&database.read().unwrap()).is_empty());
+        assert!(lost.is_none());
+        assert_eq!(names(&database.read().unwrap()), ["a"]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_opened_is_not_taken_for_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("meta.db");
+        std::fs::create_dir(&path).unwrap();
+        assert!(Database::open(&path).unwrap_err().to_string().contains("directory"));
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_fails_changes_and_nothing_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = TinyDisk::mount(folder.path(), 8 << 20);
+        let path = disk.0.join("meta.db");
+        let (database, _) = Database::open(&path).unwrap();
+        put(&database, "before", vec![0; 1000]).await.unwrap();
+        let rest = disk.fill();
+        let mut failed = false;
+        for n in 0..200 {
+            match put(&database, &format!("more {n:03}"), vec![0; 100_000]).await {
+                Ok(()) => {}
+                Err(error) => {
+                    assert_eq!(error.class(), ErrorClass::ResourceExhausted, "{error}");
+                    failed = true;
+                    break;
+                }
+            }
+        }
+        assert!(failed, "the disk should have been full");
+        std::fs::remove_file(rest).unwrap();
+        put(&database, "z after", vec![0; 1000]).await.unwrap();
+        let known = names(&database.read().unwrap());
+        assert_eq!(known.first().map(String::as_str), Some("before"));
+        assert_eq!(known.last().map(String::as_str), Some("z after"));
+        drop(database);
+    }
+
+    /// A file system in memory that is soon full.
+    struct TinyDisk(PathBuf);
+
+    impl TinyDisk {
+        fn mount(folder: &Path, size: u64) -> Self {
+            let options = format!("size={size}");
+            let arguments = ["-t", "tmpfs", "-o", &options, "tiny"];
+            let mounted = std::process::Command::new("mount").args(arguments).arg(folder).status().unwrap();
+            assert!(mounted.success());
+            Self(folder.to_owned())
+        }
+
+        fn fill(&self) -> PathBuf {
+            use std::io::Write;
+            let path = self.0.join("rest");
+            let mut file = std::fs::File::create(&path).unwrap();
+            while file.write_all(&[0; 4096]).is_ok() {}
+            path
+        }
+    }
+
+    impl Drop for TinyDisk {
+        fn drop(&mut self) {
+            std::process::Command::new("umount").arg("-l").arg(&self.0).status().ok();
+        }
     }
 }

@@ -24,6 +24,10 @@ pub(crate) enum Node {
 pub(crate) struct Entry {
     /// It is kept by itself.
     pub root: bool,
+    /// When it no longer is, if that is known.
+    pub expires: Option<SystemTime>,
+    /// A lease that keeps only what it names.
+    pub is_flat: bool,
     /// It keeps these.
     pub refs: Vec<Node>,
     /// It keeps these even when its own references are not followed (flat leases).
@@ -33,8 +37,9 @@ pub(crate) struct Entry {
 }
 
 const ROOT: &str = "containerd.io/gc.root";
-const EXPIRE: &str = "containerd.io/gc.expire";
-pub(crate) const FLAT: &str = "containerd.io/gc.flat";
+/// Ends a lease or an image by itself.
+pub(crate) const EXPIRE: &str = "containerd.io/gc.expire";
+const FLAT: &str = "containerd.io/gc.flat";
 
 /// The namespace and node of a key, for those kinds that are nodes.
 pub(crate) fn node(key: &[u8]) -> Option<(String, Node)> {
@@ -81,7 +86,8 @@ pub(crate) fn entry(node: &Node, bytes: &[u8], now: SystemTime) -> Result<Entry>
         }
         Node::Image(_) => {
             let record: records::Image = decode(bytes)?;
-            entry.root = !expired(&record.labels, now);
+            entry.expires = expiry(&record.labels);
+            entry.root = entry.expires.is_none_or(|end| end > now);
             entry.flat.push(Node::Blob(record.digest));
             entry.labels(&record.labels);
         }
@@ -100,14 +106,17 @@ pub(crate) fn entry(node: &Node, bytes: &[u8], now: SystemTime) -> Result<Entry>
         }
         Node::Ingest(_) => {
             let record: records::Ingest = decode(bytes)?;
-            entry.root = record.expires_at.is_some() && time(record.expires_at.as_ref()) > now;
+            entry.expires = record.expires_at.as_ref().map(|end| time(Some(end)));
+            entry.root = entry.expires.is_some_and(|end| end > now);
             if !record.expected.is_empty() {
                 entry.flat.push(Node::Blob(record.expected));
             }
         }
         Node::Lease(_) => {
             let record: records::Lease = decode(bytes)?;
-            entry.root = !expired(&record.labels, now);
+            entry.expires = expiry(&record.labels);
+            entry.root = entry.expires.is_none_or(|end| end > now);
+            entry.is_flat = record.labels.contains_key(FLAT);
         }
         Node::Sandbox(_) => {
             let record: records::Sandbox = decode(bytes)?;
@@ -133,8 +142,8 @@ pub(crate) fn resource(kind: &str, id: &str) -> Option<Node> {
 }
 
 /// An unreadable time never comes.
-fn expired(labels: &Labels, now: SystemTime) -> bool {
-    labels.get(EXPIRE).and_then(|text| timestamp::parse_rfc3339(text)).is_some_and(|end| end <= now)
+fn expiry(labels: &Labels) -> Option<SystemTime> {
+    labels.get(EXPIRE).and_then(|text| timestamp::parse_rfc3339(text))
 }
 
 impl Entry {
@@ -163,5 +172,44 @@ fn reference(rest: &str, value: &str) -> Option<Node> {
         () if ends("image") => Some(Node::Image(value.to_owned())),
         () if ends("container") => Some(Node::Container(value.to_owned())),
         () => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_known_by_whole_words() {
+        let blob = Some(Node::Blob("v".into()));
+        for (label, wanted) in [
+            ("content", blob.clone()),
+            ("content.m.0", blob.clone()),
+            ("content/config", blob),
+            ("contentfoo", None),
+            ("image", Some(Node::Image("v".into()))),
+            ("image/x", Some(Node::Image("v".into()))),
+            ("images", None),
+            ("container.x", Some(Node::Container("v".into()))),
+            ("snapshot.overlayfs", Some(Node::Snapshot("overlayfs".into(), "v".into()))),
+            ("snapshot.overlayfs/x", Some(Node::Snapshot("overlayfs".into(), "v".into()))),
+            ("snapshot", None),
+            ("stream", None),
+        ] {
+            assert_eq!(reference(label, "v"), wanted, "{label}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_read_never_comes() {
+        let image = |end: &str| {
+            let labels = Labels::from([(EXPIRE.to_owned(), end.to_owned())]);
+            let record = records::Image { labels, digest: "d".into(), ..Default::default() };
+            let bytes = prost::Message::encode_to_vec(&record);
+            entry(&Node::Image("i".into()), &bytes, SystemTime::now()).unwrap().root
+        };
+        assert!(image("soon"));
+        assert!(image("2999-01-01T00:00:00Z"));
+        assert!(!image("1999-01-01T00:00:00+02:00"));
     }
 }

@@ -10,14 +10,13 @@ use corten_types::{
     Context, Descriptor, Digest, Error, ErrorClass, Filter, Labels, Namespace, Result, labels,
 };
 
-use crate::database::{Database, Reader, Tx};
+use crate::database::Database;
+use crate::graph::EXPIRE;
 use crate::keys::{Key, Kind};
 use crate::mask::apply_map;
 use crate::records::{self, get, put, scan, stamp, time};
+use crate::transaction::{Reader, Tx};
 use crate::{leases, namespaces};
-
-/// Label of an image that ends by itself.
-pub(crate) const EXPIRE: &str = "containerd.io/gc.expire";
 
 /// A name and what it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,9 +132,11 @@ impl Images {
         let filter = Filter::parse(filters)?;
         let mut found = Vec::new();
         scan(&self.database.read()?, Kind::Image, &[ctx.namespace.as_str()], |mut parts, record| {
-            let image = Image::from_record(parts.pop().unwrap_or_default(), record)?;
-            if filter.matches(&image) {
-                found.push(image);
+            let name = parts.pop().unwrap_or_default();
+            match Image::from_record(name, record) {
+                Ok(image) if filter.matches(&image) => found.push(image),
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "the record of an image is damaged"),
             }
             Ok(())
         })?;
@@ -187,6 +188,7 @@ impl Images {
         let namespace = ctx.namespace.clone();
         let change = move |tx: &mut Tx<'_>| {
             let mut image = read(tx, &namespace, &new.name)?;
+            let before = image.target.digest.clone();
             if paths.is_empty() {
                 image.labels.clone_from(&new.labels);
                 image.target.clone_from(&new.target);
@@ -217,6 +219,9 @@ impl Images {
             image.validate()?;
             labels::drop_empty(&mut image.labels);
             image.updated_at = now.unwrap_or_else(SystemTime::now);
+            if image.target.digest != before {
+                tx.note_deletion();
+            }
             put(tx, &key(&namespace, &new.name)?, &image.record());
             Ok(image)
         };
@@ -241,6 +246,7 @@ impl Images {
                 )));
             }
             tx.remove(&key(&namespace, &owned)?);
+            tx.note_deletion();
             Ok(())
         };
         self.database.write(change).await?;

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use corten_types::{Context, Digest, Error, Result};
 
-use crate::database::{Database, Tx};
+use crate::database::Database;
 use crate::keys::{Key, Kind};
 use crate::records::{self, count, get, put, scan, stamp};
+use crate::transaction::Tx;
 use crate::{leases, namespaces};
 
 /// How long an ingest lives that no lease keeps.
@@ -42,8 +43,17 @@ fn from_record(reference: &str, record: records::Ingest) -> IngestRecord {
     }
 }
 
-/// Removes the record of an ingest that ended.
-pub(crate) fn remove(tx: &mut Tx<'_>, ctx: &Context, reference: &str) -> Result<()> {
+/// Removes the record of an ingest that became a blob; not that of another one that was begun under the same
+/// reference after this one was given up.
+pub(crate) fn end(tx: &mut Tx<'_>, ctx: &Context, ingest: &IngestRecord) -> Result<()> {
+    let stored: Option<records::Ingest> = get(tx, &key(ctx, &ingest.reference)?)?;
+    match stored {
+        Some(stored) if stored.backend == ingest.backend => remove(tx, ctx, &ingest.reference),
+        _ => Ok(()),
+    }
+}
+
+fn remove(tx: &mut Tx<'_>, ctx: &Context, reference: &str) -> Result<()> {
     tx.remove(&key(ctx, reference)?);
     leases::detach(tx, ctx, "ingests", reference)
 }
@@ -102,10 +112,9 @@ impl Ingests {
                     }
                 };
                 record.expected = expected.map(|digest| digest.to_string()).unwrap_or_default();
-                record.expires_at = match ctx.lease {
-                    Some(_) => None,
-                    None => stamp(SystemTime::now() + LIFE),
-                };
+                if ctx.lease.is_none() {
+                    record.expires_at = stamp(SystemTime::now() + LIFE);
+                }
                 put(tx, &key, &record);
                 leases::attach(tx, &ctx, "ingests", &reference)?;
                 Ok(from_record(&reference, record))

@@ -9,10 +9,11 @@ use corten_types::{
     Context, Digest, Error, ErrorClass, Filter, Labels, Namespace, Result, labels, timestamp,
 };
 
-use crate::database::{Database, Reader, Tx};
+use crate::database::Database;
 use crate::keys::{Key, Kind};
 use crate::namespaces;
 use crate::records::{self, get, put, scan, stamp, time};
+use crate::transaction::{Reader, Tx};
 
 /// A lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +145,11 @@ impl Leases {
     /// NotFound.
     pub async fn delete(&self, ctx: &Context, id: &str) -> Result<()> {
         let (namespace, id) = (ctx.namespace.clone(), id.to_owned());
-        self.database.write(move |tx| remove(tx, &namespace, &id)).await
+        let change = move |tx: &mut Tx<'_>| {
+            tx.note_deletion();
+            remove(tx, &namespace, &id)
+        };
+        self.database.write(change).await
     }
 
     /// The leases that pass, by id.
@@ -204,6 +209,7 @@ impl Leases {
             .write(move |tx| {
                 get::<records::Lease>(tx, &key(&namespace, &id)?)?.ok_or_else(|| missing(&id))?;
                 tx.remove(&resource_key(&namespace, &id, &resource.kind, &resource.id)?);
+                tx.note_deletion();
                 Ok(())
             })
             .await

@@ -5,10 +5,13 @@
 //! share one fsync. Readers see a consistent state and never wait. A damaged database is set aside, named,
 //! and never stops the daemon. Nothing here touches blobs or directories: who owns those sweeps them.
 
+mod activity;
 mod database;
 mod keys;
 mod mask;
 mod records;
+mod transaction;
+mod writer;
 
 mod blobs;
 mod containers;
@@ -21,11 +24,12 @@ mod snapshots;
 
 mod collector;
 mod graph;
+mod mark;
 
 pub use blobs::{BlobRecord, Blobs};
 pub use collector::{Collector, CollectorOptions, Sweeper};
 pub use containers::{Container, Containers, Runtime};
-pub use database::{Database, Lost, Reader, Tx, View};
+pub use database::{Database, Lost, Options};
 pub use images::{Image, Images};
 pub use ingests::{IngestRecord, Ingests};
 pub use leases::{Lease, Leases, Resource};

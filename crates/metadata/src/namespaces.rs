@@ -6,9 +6,11 @@ use corten_api::events as told;
 use corten_events::Exchange;
 use corten_types::{Error, ErrorClass, Labels, Namespace, Result, labels};
 
-use crate::database::{Database, Reader, Tx};
+use crate::database::Database;
 use crate::keys::{Key, Kind};
 use crate::records::{self, get, put, scan};
+use crate::sandboxes;
+use crate::transaction::{Reader, Tx};
 
 /// The namespaces of the daemon.
 #[derive(Clone, Debug)]
@@ -137,6 +139,8 @@ impl Namespaces {
                 )));
             }
             tx.remove(&key);
+            tx.remove(&sandboxes::ever_key(&name)?);
+            tx.note_deletion();
             for kind in [Kind::Lease, Kind::Resource, Kind::Ingest, Kind::Sandbox] {
                 let mut keys = Vec::new();
                 tx.scan_bytes(Key::prefix(kind, &[name.as_str()]).bytes(), &mut |key, _| {

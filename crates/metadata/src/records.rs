@@ -6,8 +6,8 @@ use corten_types::{Any, Error, Labels, Result};
 use prost::Message;
 use prost_types::Timestamp;
 
-use crate::database::{Reader, Tx};
 use crate::keys::{Key, Kind};
+use crate::transaction::{Reader, Tx};
 
 macro_rules! record {
     ($(#[$doc:meta])* $name:ident { $($(#[$field:meta])* $member:ident: $type:ty,)* }) => {
@@ -67,6 +67,7 @@ record! { Snapshot {
     #[prost(message, optional, tag = "6")] updated_at: Option<Timestamp>,
     #[prost(uint64, tag = "7")] size: u64,
     #[prost(uint64, tag = "8")] inodes: u64,
+    #[prost(uint64, tag = "9")] sequence: u64,
 } }
 
 record! { Lease {

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use corten_types::filter::{Fields, label};
-use corten_types::{Any, Context, Error, Filter, Labels, Result, ResultExt, identifier, labels};
+use corten_types::{Any, Context, Error, Filter, Labels, Namespace, Result, ResultExt, identifier, labels};
 
-use crate::database::{Database, Reader, Tx};
+use crate::database::Database;
 use crate::keys::{Key, Kind};
 use crate::mask::apply_map;
 use crate::namespaces;
 use crate::records::{self, get, put, scan, stamp, time};
+use crate::transaction::{Reader, Tx};
 
 /// What is known of a sandbox beside its running.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +87,21 @@ fn key(ctx: &Context, id: &str) -> Result<Key> {
     Key::new(Kind::Sandbox, &[ctx.namespace.as_str(), id])
 }
 
+/// Says that a namespace had a sandbox once; messages tell it from one that never had.
+pub(crate) fn ever_key(namespace: &Namespace) -> Result<Key> {
+    Key::new(Kind::Counter, &[&format!("sandbox/{namespace}")])
+}
+
+fn existing(reader: &impl Reader, ctx: &Context, id: &str) -> Result<Sandbox> {
+    if let Some(record) = get(reader, &key(ctx, id)?)? {
+        return Ok(Sandbox::from_record(id.to_owned(), record));
+    }
+    if reader.get_bytes(ever_key(&ctx.namespace)?.bytes())?.is_none() {
+        return Err(Error::not_found("no sandbox buckets"));
+    }
+    Err(Error::not_found(format!("bucket {id:?} not found: not found")))
+}
+
 impl Sandboxes {
     /// Over a database.
     #[must_use]
@@ -96,15 +112,9 @@ impl Sandboxes {
     /// A sandbox.
     ///
     /// # Errors
-    /// NotFound `bucket "ID" not found`, or `no sandbox buckets` when the namespace has none at all.
+    /// NotFound `bucket "ID" not found`, or `no sandbox buckets` when the namespace never had one.
     pub fn get(&self, ctx: &Context, id: &str) -> Result<Sandbox> {
-        if let Some(record) = get(&self.database.read()?, &key(ctx, id)?)? {
-            return Ok(Sandbox::from_record(id.to_owned(), record));
-        }
-        if self.list(ctx, &[])?.is_empty() {
-            return Err(Error::not_found("no sandbox buckets"));
-        }
-        Err(Error::not_found(format!("bucket {id:?} not found: not found")))
+        existing(&self.database.read()?, ctx, id)
     }
 
     /// The sandboxes that pass, by id.
@@ -148,6 +158,7 @@ impl Sandboxes {
                     return Err(Error::already_exists(text));
                 }
                 namespaces::ensure(tx, &ctx.namespace)?;
+                put(tx, &ever_key(&ctx.namespace)?, &records::Number::default());
                 put(tx, &key, &sandbox.record());
                 Ok(sandbox)
             })
@@ -162,9 +173,7 @@ impl Sandboxes {
         let ctx = ctx.clone();
         self.database
             .write(move |tx| {
-                let missing = || Error::not_found(format!("bucket {:?} not found: not found", new.id));
-                let record = get(tx, &key(&ctx, &new.id)?)?.ok_or_else(missing)?;
-                let mut sandbox = Sandbox::from_record(new.id.clone(), record);
+                let mut sandbox = existing(tx, &ctx, &new.id)?;
                 if paths.is_empty() && sandbox.runtime != new.runtime {
                     return Err(Error::invalid_argument("sandbox.Runtime.Name field is immutable"));
                 }
@@ -194,6 +203,7 @@ impl Sandboxes {
                     return Err(Error::not_found(format!("failed to delete sandbox {id:?}")));
                 }
                 tx.remove(&key);
+                tx.note_deletion();
                 Ok(())
             })
             .await

@@ -7,16 +7,18 @@ use std::time::SystemTime;
 use corten_api::events as told;
 use corten_events::Exchange;
 use corten_types::filter::{Fields, label, text};
-use corten_types::{Context, Error, Filter, Labels, Namespace, Result, ResultExt, labels};
+use corten_types::{Context, Error, Filter, Labels, Namespace, Result, labels};
 
-use crate::database::{Database, Reader, Tx};
+use crate::database::Database;
 use crate::keys::{self, Key};
 use crate::mask::apply_map;
-use crate::records::{self, get, put, scan, stamp, time};
+use crate::records::{self, count, get, put, scan, stamp, time};
+use crate::transaction::{Reader, Tx};
 use crate::{leases, namespaces};
 
 /// Names a snapshot whose existence makes a preparation needless (spec 01 §11.1).
 const TARGET: &str = "containerd.io/snapshot.ref";
+const CREATING: &str = "failed to create snapshot";
 
 /// What a snapshot is for; the numbers are those of the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub struct SnapshotRecord {
     pub snapshotter: String,
     /// Number of its directory, unique per snapshotter over all namespaces.
     pub id: u64,
+    /// Number of its name, unique per snapshotter in its namespace; messages show it.
+    pub sequence: u64,
     /// Name of its parent; empty for none.
     pub parent: String,
     /// What it is for.
@@ -105,6 +109,7 @@ impl SnapshotRecord {
             name: name.to_owned(),
             snapshotter: snapshotter.to_owned(),
             id: record.id,
+            sequence: record.sequence,
             parent: record.parent,
             kind: Kind::from_number(record.kind),
             labels: record.labels,
@@ -118,6 +123,7 @@ impl SnapshotRecord {
     fn record(&self) -> records::Snapshot {
         records::Snapshot {
             id: self.id,
+            sequence: self.sequence,
             parent: self.parent.clone(),
             kind: self.kind as u32,
             labels: self.labels.clone(),
@@ -130,7 +136,7 @@ impl SnapshotRecord {
 
     /// What messages call it: `<namespace>/<number>/<name>`.
     fn shown(&self, namespace: &Namespace) -> String {
-        format!("{namespace}/{}/{}", self.id, self.name)
+        format!("{namespace}/{}/{}", self.sequence, self.name)
     }
 }
 
@@ -185,8 +191,19 @@ fn resource(snapshotter: &str) -> String {
     format!("snapshots/{snapshotter}")
 }
 
+/// Every name that a snapshot gets takes a number of its namespace.
+fn next_sequence(tx: &mut Tx<'_>, ctx: &Context, snapshotter: &str) -> Result<u64> {
+    count(tx, &format!("snapshot/{}/{snapshotter}", ctx.namespace))
+}
+
 /// A parent must exist and be committed.
-fn check_parent(reader: &impl Reader, ctx: &Context, snapshotter: &str, parent: &str) -> Result<()> {
+fn check_parent(
+    reader: &impl Reader,
+    ctx: &Context,
+    snapshotter: &str,
+    parent: &str,
+    action: &str,
+) -> Result<()> {
     if parent.is_empty() {
         return Ok(());
     }
@@ -194,7 +211,7 @@ fn check_parent(reader: &impl Reader, ctx: &Context, snapshotter: &str, parent: 
     let record = find(reader, ctx, snapshotter, parent)?.ok_or_else(missing)?;
     if record.kind != Kind::Committed {
         return Err(Error::invalid_argument(format!(
-            "failed to create snapshot: parent {:?} is not committed snapshot",
+            "{action}: parent {:?} is not committed snapshot",
             record.shown(&ctx.namespace)
         )));
     }
@@ -249,7 +266,7 @@ impl SnapshotRecords {
             }
             return Err(Error::already_exists(text));
         }
-        check_parent(&view, ctx, &new.snapshotter, &new.parent)
+        check_parent(&view, ctx, &new.snapshotter, &new.parent, CREATING)
     }
 
     /// Records a snapshot whose directory `id` is in place.
@@ -257,19 +274,24 @@ impl SnapshotRecords {
     /// # Errors
     /// As [`SnapshotRecords::check_new`].
     pub async fn create(&self, ctx: &Context, new: NewSnapshot, id: u64) -> Result<SnapshotRecord> {
+        labels::validate(&new.labels)?;
         let (owned, kind) = (ctx.clone(), new.kind);
         let change = move |tx: &mut Tx<'_>| {
-            if let Some((_, text)) = obstacle(tx, &owned, &new)? {
-                return Err(Error::already_exists(text));
+            if let Some((name, text)) = obstacle(tx, &owned, &new)? {
+                // Somebody was faster: his joins the lease, which must last.
+                leases::attach(tx, &owned, &resource(&new.snapshotter), &name)?;
+                return Ok(Err(Error::already_exists(text)));
             }
-            check_parent(tx, &owned, &new.snapshotter, &new.parent)?;
+            check_parent(tx, &owned, &new.snapshotter, &new.parent, CREATING)?;
             leases::attach(tx, &owned, &resource(&new.snapshotter), &new.key)?;
             namespaces::ensure(tx, &owned.namespace)?;
+            let sequence = next_sequence(tx, &owned, &new.snapshotter)?;
             let now = SystemTime::now();
             let mut snapshot = SnapshotRecord {
                 name: new.key,
                 snapshotter: new.snapshotter,
                 id,
+                sequence,
                 parent: new.parent,
                 kind: new.kind,
                 labels: new.labels,
@@ -280,9 +302,9 @@ impl SnapshotRecords {
             };
             labels::drop_empty(&mut snapshot.labels);
             store(tx, &owned, &snapshot)?;
-            Ok(snapshot)
+            Ok(Ok(snapshot))
         };
-        let snapshot = self.database.write(change).await?;
+        let snapshot = self.database.write(change).await??;
         if kind == Kind::Active {
             let event = told::SnapshotPrepare {
                 key: snapshot.name.clone(),
@@ -355,6 +377,7 @@ impl SnapshotRecords {
                 snapshot.parent = parent2;
             }
             snapshot = SnapshotRecord {
+                sequence: next_sequence(tx, &owned, &snapshotter2)?,
                 name: name2,
                 kind: Kind::Committed,
                 labels,
@@ -386,6 +409,7 @@ impl SnapshotRecords {
                 return Err(Error::failed_precondition("cannot remove snapshot with child"));
             }
             leases::detach(tx, &owned, &resource(&snapshotter2), &name2)?;
+            tx.note_deletion();
             erase(tx, &owned, &snapshot)
         };
         self.database.write(change).await?;
@@ -446,7 +470,7 @@ impl SnapshotRecords {
     /// # Errors
     /// InvalidArgument for a malformed filter.
     pub fn list(&self, ctx: &Context, snapshotter: &str, filters: &[String]) -> Result<Vec<SnapshotRecord>> {
-        let filter = Filter::parse(filters).context("filters").or_else(|_| Filter::parse(filters))?;
+        let filter = Filter::parse(filters)?;
         let mut found = Vec::new();
         let parts = [ctx.namespace.as_str(), snapshotter];
         scan(&self.database.read()?, keys::Kind::Snapshot, &parts, |mut parts, record| {
@@ -526,7 +550,7 @@ fn check_commit(
                 format!("parent {parent:?} is given for a snapshot that has one: {:?}", snapshot.parent);
             return Err(Error::invalid_argument(text));
         }
-        check_parent(reader, ctx, snapshotter, parent)?;
+        check_parent(reader, ctx, snapshotter, parent, "failed to commit snapshot")?;
     }
     Ok(snapshot)
 }

@@ -16,6 +16,7 @@ mod read_only;
 mod temporary;
 
 pub use mount::mount_all;
+pub use overlay::overlay_layers;
 pub use read_only::read_only;
 pub use table::{mount_points, mount_points_below};
 pub use temporary::TempMount;

@@ -159,8 +159,10 @@ fn by_handle(path: &str, held: &mut Vec<OwnedFd>) -> Result<String> {
     Ok(name)
 }
 
-/// The layers of a `lowerdir` option: separated by colons, which a backslash marks as part of a path.
-fn layers_of(option: &str) -> Result<Vec<String>> {
+/// The layers of a `lowerdir` option, the top first: separated by colons, which a backslash marks as part of
+/// a path.
+#[must_use]
+pub fn overlay_layers(option: &str) -> Vec<String> {
     let mut layers = vec![String::new()];
     let mut chars = option.chars();
     while let Some(char) = chars.next() {
@@ -171,6 +173,11 @@ fn layers_of(option: &str) -> Result<Vec<String>> {
             (_, None) => {}
         }
     }
+    layers
+}
+
+fn layers_of(option: &str) -> Result<Vec<String>> {
+    let layers = overlay_layers(option);
     if layers.iter().any(String::is_empty) {
         return Err(Error::invalid_argument("lowerdir: an empty layer in a list longer than a page"));
     }

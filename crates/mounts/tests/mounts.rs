@@ -1,5 +1,7 @@
 //! Mounts on a real kernel. Needs root.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 
 use corten_mounts::{TempMount, mount_all, mount_points_below, unmount_all, unmount_one};

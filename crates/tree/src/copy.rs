@@ -223,24 +223,40 @@ fn finish(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat) ->
     Ok(utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
+/// Names and values of extended attributes.
+pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The extended attributes of an open folder; none where the file system has none.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn attributes(folder: BorrowedFd<'_>) -> io::Result<Attributes> {
+    attributes_at(&itself(folder).join("."))
+}
+
+fn attributes_at(path: &Path) -> io::Result<Attributes> {
     let mut list = vec![0; ATTRIBUTE];
-    let length = match llistxattr(from, &mut *list) {
+    let length = match llistxattr(path, &mut *list) {
         Ok(length) => length,
-        Err(Errno::NOTSUP) => return Ok(()),
+        Err(Errno::NOTSUP) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
-    let mut value = Vec::new();
-    for name in
-        list.get(..length).unwrap_or_default().split(|byte| *byte == 0).filter(|name| !name.is_empty())
-    {
+    list.truncate(length);
+    let (mut found, mut value) = (Vec::new(), Vec::new());
+    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         value.resize(ATTRIBUTE, 0);
-        let length = match lgetxattr(from, name, &mut *value) {
-            Ok(length) => length,
-            Err(Errno::NODATA) => continue,
+        match lgetxattr(path, name, &mut *value) {
+            Ok(length) => found.push((name.to_vec(), value.get(..length).unwrap_or_default().to_vec())),
+            Err(Errno::NODATA) => {}
             Err(error) => return Err(error.into()),
-        };
-        match lsetxattr(to, name, value.get(..length).unwrap_or_default(), XattrFlags::empty()) {
+        }
+    }
+    Ok(found)
+}
+
+fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
+    for (name, value) in attributes_at(from)? {
+        match lsetxattr(to, name.as_slice(), &value, XattrFlags::empty()) {
             // Another file system, or another security module.
             Ok(()) | Err(Errno::NOTSUP) => {}
             Err(error) => return Err(error.into()),

@@ -10,7 +10,7 @@ mod copy;
 mod remove;
 mod usage;
 
-pub use copy::copy;
+pub use copy::{Attributes, attributes, copy};
 pub use remove::{empty, remove};
 pub use root::{Root, clean};
 pub use usage::{Usage, usage};

@@ -97,7 +97,7 @@ fn folders(config: &Config) -> Result<()> {
     }
     let temporary = config.root.join("tmpmounts");
     std::fs::create_dir_all(&temporary)?;
-    if let Err(error) = corten_mounts::unmount_all(&temporary) {
+    if let Err(error) = corten_mounts::TempMount::clear(&temporary) {
         tracing::warn!(%error, "mounts of an earlier run could not be taken away");
     }
     Ok(())

@@ -99,7 +99,6 @@ impl containers_server::Containers for Services {
     async fn delete(&self, request: Request<api::DeleteContainerRequest>) -> Result<Response<()>, Status> {
         let ctx = context(&request)?;
         self.containers.delete(&ctx, &request.into_inner().id).await.map_err(status)?;
-        self.collector.note_deletion();
         Ok(Response::new(()))
     }
 }

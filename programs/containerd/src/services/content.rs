@@ -81,7 +81,6 @@ impl content_server::Content for Services {
         let ctx = context(&request)?;
         let digest: Digest = request.into_inner().digest.parse().map_err(status)?;
         self.content.delete(&ctx, &digest).await.map_err(status)?;
-        self.collector.note_deletion();
         Ok(Response::new(()))
     }
 

@@ -93,8 +93,6 @@ impl images_server::Images for Services {
         self.images.delete(&ctx, &request.name, target).await.map_err(status)?;
         if request.sync {
             self.collector.trigger().await.map_err(status)?;
-        } else {
-            self.collector.note_deletion();
         }
         Ok(Response::new(()))
     }

@@ -33,8 +33,6 @@ impl leases_server::Leases for Services {
         self.leases.delete(&ctx, &request.id).await.map_err(status)?;
         if request.sync {
             self.collector.trigger().await.map_err(status)?;
-        } else {
-            self.collector.note_deletion();
         }
         Ok(Response::new(()))
     }
@@ -59,7 +57,6 @@ impl leases_server::Leases for Services {
         let ctx = context(&request)?;
         let request = request.into_inner();
         self.leases.remove_resource(&ctx, &request.id, resource(request.resource)?).await.map_err(status)?;
-        self.collector.note_deletion();
         Ok(Response::new(()))
     }
 

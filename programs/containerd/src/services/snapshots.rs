@@ -67,7 +67,6 @@ impl snapshots_server::Snapshots for Services {
     async fn remove(&self, request: Request<api::RemoveSnapshotRequest>) -> Result<Response<()>, Status> {
         let (ctx, r) = (context(&request)?, request.into_inner());
         self.snapshots.remove(&ctx, &r.snapshotter, &r.key).await.map_err(status)?;
-        self.collector.note_deletion();
         Ok(Response::new(()))
     }
 

@@ -1,0 +1,141 @@
+//! The connection: made with the first call, its calls in one namespace.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use corten_api::keys::{LEASE, MAX_MESSAGE, NAMESPACE};
+use corten_api::services as api;
+use corten_types::{Error, ErrorClass, Result};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use crate::Global;
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Adds namespace and lease to calls.
+#[derive(Clone, Debug)]
+pub struct Headers {
+    namespace: AsciiMetadataValue,
+    lease: Option<AsciiMetadataValue>,
+}
+
+impl Interceptor for Headers {
+    fn call(&mut self, mut request: Request<()>) -> std::result::Result<Request<()>, Status> {
+        request.metadata_mut().insert(NAMESPACE, self.namespace.clone());
+        if let Some(lease) = &self.lease {
+            request.metadata_mut().insert(LEASE, lease.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// A connection with headers.
+pub type Service = InterceptedService<Channel, Headers>;
+
+/// A daemon, perhaps not spoken to yet.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub namespace: String,
+    pub address: PathBuf,
+    connect_timeout: Duration,
+}
+
+macro_rules! clients {
+    ($($method:ident: $path:ident :: $module:ident :: $client:ident;)*) => {
+        /// A connected daemon.
+        #[derive(Clone, Debug)]
+        pub struct Daemon {
+            pub namespace: String,
+            service: Service,
+        }
+
+        impl Daemon {
+            $(pub fn $method(&self) -> api::$path::$module::$client<Service> {
+                api::$path::$module::$client::new(self.service.clone())
+                    .max_decoding_message_size(MAX_MESSAGE)
+                    .max_encoding_message_size(MAX_MESSAGE)
+            })*
+        }
+    };
+}
+
+clients! {
+    containers: containers::containers_client::ContainersClient;
+    content: content::content_client::ContentClient;
+    diff: diff::diff_client::DiffClient;
+    events: events::events_client::EventsClient;
+    images: images::images_client::ImagesClient;
+    introspection: introspection::introspection_client::IntrospectionClient;
+    leases: leases::leases_client::LeasesClient;
+    namespaces: namespaces::namespaces_client::NamespacesClient;
+    snapshots: snapshots::snapshots_client::SnapshotsClient;
+    streaming: streaming::streaming_client::StreamingClient;
+    tasks: tasks::tasks_client::TasksClient;
+    transfer: transfer::transfer_client::TransferClient;
+    version: version::version_client::VersionClient;
+}
+
+impl Client {
+    pub fn new(global: &Global) -> Self {
+        Self {
+            namespace: global.namespace.clone(),
+            address: global.address.clone(),
+            connect_timeout: Some(global.connect_timeout).filter(|time| !time.is_zero()).unwrap_or(CONNECT),
+        }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// `cannot access socket …`, with what to do about it.
+    pub async fn connect(&self) -> Result<Daemon> {
+        let path = self.address.display().to_string();
+        if let Err(error) = std::fs::metadata(&self.address) {
+            let why = Error::from(error);
+            let text = format!("cannot access socket {path}: stat {path}: {}", why.message());
+            return Err(Error::bare(why.class(), text).with_hint(
+                "is the daemon running? Start it with `systemctl start containerd` or `containerd &`",
+            ));
+        }
+        let address = self.address.clone();
+        let connector = tower::service_fn(move |_| {
+            let address = address.clone();
+            async move { tokio::net::UnixStream::connect(address).await.map(hyper_util::rt::TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://localhost")
+            .connect_timeout(self.connect_timeout)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20);
+        let refused = |error: tonic::transport::Error| {
+            let mut text = error.to_string();
+            let mut source = std::error::Error::source(&error);
+            while let Some(inner) = source {
+                text = inner.to_string();
+                source = inner.source();
+            }
+            let text =
+                format!("failed to dial {path:?}: {}", text.split(" (os error").next().unwrap_or_default());
+            Error::bare(ErrorClass::Unavailable, text)
+                .with_hint("may you use the socket? Its group may, and root")
+        };
+        let channel = endpoint.connect_with_connector(connector).await.map_err(refused)?;
+        let namespace = self.namespace.parse().map_err(|_| Error::invalid_argument("malformed namespace"))?;
+        let service = InterceptedService::new(channel, Headers { namespace, lease: None });
+        Ok(Daemon { namespace: self.namespace.clone(), service })
+    }
+}
+
+/// The error that a status tells.
+pub fn error(status: Status) -> Error {
+    let known = corten_api::from_status(&status);
+    let class = known.class();
+    // As Go's client: the class is told once.
+    if matches!(class, ErrorClass::Unknown) || known.message().ends_with(class.text()) {
+        return known;
+    }
+    Error::new(class, known.message())
+}

@@ -1,0 +1,397 @@
+//! `images`.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use corten_api::services::images as api;
+use corten_api::services::streaming::StreamInit;
+use corten_api::services::transfer::{TransferOptions, TransferRequest};
+use corten_api::transfer_types::{self as objects, Data, Progress, WindowUpdate};
+use corten_types::{Any, Error, Platform, Reference, Result, ResultExt};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::client::{Daemon, error};
+use crate::container::{labels, manifest, read_blob};
+use crate::output::{self, Table};
+use crate::progress::Display;
+
+/// Images.
+#[derive(Debug, Subcommand)]
+pub enum Images {
+    /// Bring one from a registry, and unpack it.
+    Pull(Pull),
+    /// Bring some from an archive, and unpack them.
+    Import(Import),
+    /// List them.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only names.
+        #[arg(short, long)]
+        quiet: bool,
+        filters: Vec<String>,
+    },
+    /// Remove them.
+    #[command(visible_alias = "rm", aliases = ["del", "remove"])]
+    Delete {
+        /// Wait until what they alone held is gone.
+        #[arg(long)]
+        sync: bool,
+        names: Vec<String>,
+    },
+    /// Give one another name.
+    Tag {
+        /// Replace what has the name.
+        #[arg(long)]
+        force: bool,
+        source: String,
+        targets: Vec<String>,
+    },
+}
+
+/// Bring an image from a registry.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// Speak HTTP without TLS.
+    #[arg(long)]
+    plain_http: bool,
+    /// name[:password] for the registry.
+    #[arg(short, long)]
+    user: Option<String>,
+    /// A refresh token for the registry.
+    #[arg(long)]
+    refresh: Option<String>,
+    /// Folder with a folder of settings for each registry.
+    #[arg(long)]
+    hosts_dir: Option<PathBuf>,
+    /// The snapshotter.
+    #[arg(long, env = "CONTAINERD_SNAPSHOTTER", default_value = "")]
+    snapshotter: String,
+    /// Labels of the image, K=V.
+    #[arg(long)]
+    label: Vec<String>,
+    /// Platforms to bring, os/arch.
+    #[arg(long)]
+    platform: Vec<String>,
+    /// Bring all platforms.
+    #[arg(long)]
+    all_platforms: bool,
+    /// Leave the manifests of other platforms away.
+    #[arg(long)]
+    skip_metadata: bool,
+    /// Its full name; on a terminal docker's short ones are completed.
+    reference: String,
+}
+
+/// Bring images from an archive.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// Name for images that have none.
+    #[arg(long)]
+    base_name: Option<String>,
+    /// Names with digests too.
+    #[arg(long)]
+    digests: bool,
+    /// Do not unpack.
+    #[arg(long)]
+    no_unpack: bool,
+    /// The snapshotter.
+    #[arg(long, env = "CONTAINERD_SNAPSHOTTER", default_value = "")]
+    snapshotter: String,
+    /// Labels of the images, K=V.
+    #[arg(long)]
+    label: Vec<String>,
+    /// Platforms to bring, os/arch.
+    #[arg(long)]
+    platform: Vec<String>,
+    /// Bring all platforms.
+    #[arg(long)]
+    all_platforms: bool,
+    /// The archive, or - for standard input.
+    file: PathBuf,
+}
+
+impl Images {
+    pub async fn run(self, daemon: &Daemon) -> Result<()> {
+        match self {
+            Self::Pull(pull) => pull.run(daemon).await,
+            Self::Import(import) => import.run(daemon).await,
+            Self::List { quiet, filters } => list(daemon, quiet, filters).await,
+            Self::Delete { sync, names } => {
+                for name in names {
+                    let request = api::DeleteImageRequest { name: name.clone(), sync, target: None };
+                    match daemon.images().delete(request).await.map_err(error) {
+                        Ok(_) => println!("{name}"),
+                        Err(missing) if missing.is_not_found() => eprintln!("{name}: image not found"),
+                        Err(failed) => {
+                            return Err(failed).with_context(|| format!("unable to delete {name}"));
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Self::Tag { force: _, source, targets } => {
+                for target in targets {
+                    let named = |name: &str| {
+                        corten_api::pack(&objects::ImageStore { name: name.into(), ..Default::default() })
+                    };
+                    transfer(daemon, named(&source), named(&target), None).await?;
+                    println!("{target}");
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn platforms(given: &[String], all: bool) -> Result<Vec<corten_api::types::Platform>> {
+    if all {
+        return Ok(Vec::new());
+    }
+    if given.is_empty() {
+        return Ok(vec![Platform::host().into()]);
+    }
+    given.iter().map(|text| Ok(text.parse::<Platform>()?.into())).collect()
+}
+
+fn unpacks(
+    platforms: &[corten_api::types::Platform],
+    snapshotter: &str,
+) -> Vec<objects::UnpackConfiguration> {
+    let unpack = |platform: Option<corten_api::types::Platform>| objects::UnpackConfiguration {
+        platform,
+        snapshotter: snapshotter.into(),
+    };
+    if platforms.is_empty() {
+        return vec![unpack(Some(Platform::host().into()))];
+    }
+    platforms.iter().cloned().map(|platform| unpack(Some(platform))).collect()
+}
+
+impl Pull {
+    async fn run(self, daemon: &Daemon) -> Result<()> {
+        let reference = match self.reference.contains('/') || !output::is_terminal() {
+            true => self.reference.clone(),
+            false => Reference::familiar(&self.reference)?.to_string(),
+        };
+        let auth = match (&self.user, &self.refresh) {
+            (Some(user), _) => {
+                let (username, secret) = user.split_once(':').unwrap_or((user, ""));
+                Some(objects::AuthResponse {
+                    auth_type: objects::AuthType::Credentials.into(),
+                    username: username.into(),
+                    secret: secret.into(),
+                    ..Default::default()
+                })
+            }
+            (None, Some(token)) => Some(objects::AuthResponse {
+                auth_type: objects::AuthType::Refresh.into(),
+                secret: token.clone(),
+                ..Default::default()
+            }),
+            (None, None) => None,
+        };
+        let mut auth_stream = String::new();
+        if let Some(answer) = auth {
+            auth_stream = unique("auth");
+            let (sender, mut stream) = open(daemon, &auth_stream).await?;
+            tokio::spawn(async move {
+                while let Ok(Some(_)) = stream.message().await {
+                    if sender.send(corten_api::pack(&answer)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let resolver = objects::RegistryResolver {
+            auth_stream,
+            host_dir: self.hosts_dir.map(|dir| dir.display().to_string()).unwrap_or_default(),
+            default_scheme: if self.plain_http { "http".into() } else { String::new() },
+            ..Default::default()
+        };
+        let source = objects::OciRegistry { reference: reference.clone(), resolver: Some(resolver) };
+        let platforms = platforms(&self.platform, self.all_platforms)?;
+        let store = objects::ImageStore {
+            name: reference,
+            labels: labels(&self.label),
+            unpacks: unpacks(&platforms, &self.snapshotter),
+            platforms,
+            all_metadata: !self.skip_metadata,
+            ..Default::default()
+        };
+        transfer(daemon, corten_api::pack(&source), corten_api::pack(&store), Some("Pulling")).await
+    }
+}
+
+impl Import {
+    async fn run(self, daemon: &Daemon) -> Result<()> {
+        let id = unique("import");
+        let (sender, stream) = open(daemon, &id).await?;
+        let file = self.file.clone();
+        let feeding = tokio::spawn(feed(file, sender, stream));
+        let source = objects::ImageImportStream { stream: id, ..Default::default() };
+        let platforms = platforms(&self.platform, self.all_platforms)?;
+        let today = corten_types::timestamp::rfc3339(std::time::SystemTime::now());
+        let prefix = objects::ImageReference {
+            name: self
+                .base_name
+                .clone()
+                .unwrap_or_else(|| format!("import-{}", today.get(..10).unwrap_or_default())),
+            is_prefix: true,
+            allow_overwrite: self.base_name.is_none(),
+            add_digest: self.digests,
+            skip_named_digest: false,
+        };
+        let unpacks = if self.no_unpack { Vec::new() } else { unpacks(&platforms, &self.snapshotter) };
+        let store = objects::ImageStore {
+            labels: labels(&self.label),
+            platforms,
+            extra_references: vec![prefix],
+            unpacks,
+            ..Default::default()
+        };
+        let done =
+            transfer(daemon, corten_api::pack(&source), corten_api::pack(&store), Some("Importing")).await;
+        // A file that cannot be read says more than a stream that ended early.
+        if feeding.is_finished()
+            && let Ok(Err(failed)) = feeding.await
+        {
+            return Err(failed);
+        }
+        done
+    }
+}
+
+/// Sends a file as the receiver allows.
+async fn feed(file: PathBuf, sender: mpsc::Sender<Any>, mut stream: tonic::Streaming<Any>) -> Result<()> {
+    let file = if file.as_os_str() == "-" { PathBuf::from("/dev/stdin") } else { file };
+    let mut input = tokio::fs::File::open(&file).await.with_context(|| format!("open {}", file.display()))?;
+    let (mut window, mut buffer) = (0_i64, vec![0; 32 << 10]);
+    loop {
+        while window <= 0 {
+            match stream.message().await.map_err(error)? {
+                Some(message) => window += i64::from(corten_api::unpack::<WindowUpdate>(&message)?.update),
+                None => return Ok(()),
+            }
+        }
+        let most = buffer.len().min(usize::try_from(window).unwrap_or(0));
+        let count = input.read(buffer.get_mut(..most).unwrap_or_default()).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        window -= i64::try_from(count).unwrap_or(0);
+        let data = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
+        if sender.send(corten_api::pack(&Data { data })).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn unique(what: &str) -> String {
+    format!("{what}-{}-{}", std::process::id(), corten_types::timestamp::nanos())
+}
+
+/// Opens a stream under a name.
+async fn open(daemon: &Daemon, id: &str) -> Result<(mpsc::Sender<Any>, tonic::Streaming<Any>)> {
+    let (sender, receiver) = mpsc::channel(16);
+    let gone = |_| Error::unknown("the stream was closed");
+    sender.send(corten_api::pack(&StreamInit { id: id.into() })).await.map_err(gone)?;
+    let mut stream =
+        daemon.streaming().stream(ReceiverStream::new(receiver)).await.map_err(error)?.into_inner();
+    // The first answer says that the stream stands.
+    stream.message().await.map_err(error)?;
+    Ok((sender, stream))
+}
+
+/// A transfer, with its progress shown.
+async fn transfer(daemon: &Daemon, source: Any, destination: Any, shown: Option<&str>) -> Result<()> {
+    let mut options = None;
+    let mut display = None;
+    if let Some(what) = shown {
+        let id = unique("progress");
+        let (sender, mut stream) = open(daemon, &id).await?;
+        options = Some(TransferOptions { progress_stream: id });
+        let what = what.to_owned();
+        let task = tokio::spawn(async move {
+            let mut display = Display::new();
+            while let Ok(Some(message)) = stream.message().await {
+                if let Ok(progress) = corten_api::unpack::<Progress>(&message) {
+                    display.update(&progress);
+                }
+            }
+            drop(sender);
+            (display, what)
+        });
+        display = Some(task);
+    }
+    let request = TransferRequest { source: Some(source), destination: Some(destination), options };
+    let done = daemon.transfer().transfer(request).await.map_err(error);
+    if let Some(task) = display {
+        // The daemon ends the stream with the transfer.
+        if let Ok(Ok((display, what))) = tokio::time::timeout(std::time::Duration::from_secs(2), task).await
+            && done.is_ok()
+        {
+            display.finish(&what);
+        }
+    }
+    done.map(drop)
+}
+
+async fn list(daemon: &Daemon, quiet: bool, filters: Vec<String>) -> Result<()> {
+    let found = daemon.images().list(api::ListImagesRequest { filters }).await.map_err(error)?.into_inner();
+    let mut table = Table::tight(&["REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS"]);
+    for image in found.images {
+        if quiet {
+            println!("{}", image.name);
+            continue;
+        }
+        let target = image.target.unwrap_or_default();
+        let size = match manifest(daemon, &target, &Platform::host()).await {
+            Ok(manifest) => output::binary_size(size(&manifest) + target.size),
+            Err(_) => "-".into(),
+        };
+        let platforms = shown_platforms(daemon, &target).await;
+        table.row([
+            image.name,
+            target.media_type,
+            target.digest,
+            size,
+            platforms,
+            output::labels(&image.labels, "-"),
+        ]);
+    }
+    if quiet { Ok(()) } else { table.print() }
+}
+
+/// What a manifest refers to.
+fn size(manifest: &serde_json::Value) -> i64 {
+    let layers = manifest["layers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let sizes = layers.iter().chain([&manifest["config"]]).filter_map(|one| one["size"].as_i64());
+    sizes.sum()
+}
+
+async fn shown_platforms(daemon: &Daemon, target: &corten_api::types::Descriptor) -> String {
+    let found = async {
+        let document: serde_json::Value =
+            serde_json::from_slice(&read_blob(daemon, &target.digest).await.ok()?).ok()?;
+        if let Some(manifests) = document["manifests"].as_array() {
+            let platform =
+                |one: &serde_json::Value| serde_json::from_value::<Platform>(one["platform"].clone()).ok();
+            return Some(manifests.iter().filter_map(platform).collect::<Vec<_>>());
+        }
+        let config = read_blob(daemon, document["config"]["digest"].as_str()?).await.ok()?;
+        Some(vec![serde_json::from_slice::<Platform>(&config).ok()?])
+    };
+    let mut shown: Vec<String> = found
+        .await
+        .unwrap_or_default()
+        .iter()
+        .filter(|one| !one.is_unknown())
+        .map(|one| one.normalized().to_string())
+        .collect();
+    shown.sort();
+    shown.dedup();
+    if shown.is_empty() { "-".into() } else { shown.join(",") }
+}

@@ -1,0 +1,102 @@
+//! `run`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use corten_api::services::containers as records;
+use corten_api::services::tasks as api;
+use corten_types::{Error, Result, ResultExt};
+
+use crate::client::{Daemon, error};
+use crate::commands::{containers, tasks};
+use crate::container::{ContainerFlags, Created, Limits};
+use crate::stdio::Streams;
+
+/// Run a container.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Remove the container when it has ended.
+    #[arg(long)]
+    rm: bool,
+    /// Throw output away.
+    #[arg(long)]
+    null_io: bool,
+    /// Where output goes: file:///path, binary:///program?key=value.
+    #[arg(long)]
+    log_uri: Option<String>,
+    /// Do not wait for its end.
+    #[arg(short, long)]
+    detach: bool,
+    /// Folder for FIFOs.
+    #[arg(long)]
+    fifo_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub limits: Limits,
+    #[command(flatten)]
+    pub container: ContainerFlags,
+    /// Image or folder, id, command.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub rest: Vec<String>,
+}
+
+impl Run {
+    pub async fn run(self, daemon: &Daemon) -> Result<i32> {
+        if self.rm && self.detach {
+            return Err(Error::unknown("flags --detach and --rm cannot be specified together"));
+        }
+        let created = self.container.create(daemon, &self.rest, Some(&self.limits)).await?;
+        let result = self.task(daemon, &created).await;
+        if result.is_err() || self.rm {
+            self.remove(daemon, &created, result.is_err()).await?;
+        }
+        result
+    }
+
+    /// A container that could not be started goes with its snapshot; so does one with `--rm`.
+    async fn remove(&self, daemon: &Daemon, created: &Created, failed: bool) -> Result<()> {
+        if failed && !self.rm {
+            return Ok(());
+        }
+        let has_snapshot = !created.mounts.is_empty();
+        let container = records::Container {
+            id: created.id.clone(),
+            snapshotter: if has_snapshot { created.snapshotter.clone() } else { String::new() },
+            snapshot_key: if has_snapshot { created.id.clone() } else { String::new() },
+            ..Default::default()
+        };
+        containers::remove(daemon, &container, false).await
+    }
+
+    async fn task(&self, daemon: &Daemon, created: &Created) -> Result<i32> {
+        let tty = self.container.tty;
+        let streams = match &self.log_uri {
+            Some(uri) => Streams::logged(uri),
+            None if self.null_io => Streams::null(),
+            None => Streams::fifos(self.fifo_dir.as_deref(), &created.id, tty, !self.detach)?,
+        };
+        let request = api::CreateTaskRequest {
+            container_id: created.id.clone(),
+            rootfs: created.mounts.clone(),
+            stdin: streams.paths.stdin.clone(),
+            stdout: streams.paths.stdout.clone(),
+            stderr: streams.paths.stderr.clone(),
+            terminal: tty,
+            options: Some(created.options.clone()),
+            ..Default::default()
+        };
+        let pid = daemon.tasks().create(request).await.map_err(error)?.into_inner().pid;
+        if let Some(file) = &self.container.pid_file {
+            std::fs::write(file, pid.to_string()).with_context(|| file.display().to_string())?;
+        }
+        if self.detach {
+            return tasks::start(daemon, &created.id, "").await.map(|()| {
+                streams.leave();
+                0
+            });
+        }
+        let code = tasks::follow(daemon, &created.id, "", streams, true).await?;
+        let request = api::DeleteTaskRequest { container_id: created.id.clone() };
+        daemon.tasks().delete(request).await.map_err(error)?;
+        Ok(code)
+    }
+}

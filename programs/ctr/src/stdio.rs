@@ -1,0 +1,215 @@
+//! Standard streams of a process: FIFOs that the shim opens too (spec 02 §6), or a terminal in raw mode.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use corten_api::services::tasks as api;
+use corten_types::{Result, ResultExt};
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::client::Daemon;
+
+const FOLDER: &str = "/run/containerd/fifo";
+
+/// Where streams go, as a request tells it.
+#[derive(Clone, Debug, Default)]
+pub struct Paths {
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The FIFOs of one process, and the copies between them and our own streams.
+#[derive(Debug)]
+pub struct Streams {
+    pub paths: Paths,
+    folder: Option<PathBuf>,
+    copies: Vec<JoinHandle<()>>,
+    terminal: bool,
+}
+
+impl Streams {
+    /// Nobody reads and nobody writes.
+    pub fn null() -> Self {
+        Self { paths: Paths::default(), folder: None, copies: Vec::new(), terminal: false }
+    }
+
+    /// Output goes where an address says.
+    pub fn logged(uri: &str) -> Self {
+        let paths = Paths { stdin: String::new(), stdout: uri.into(), stderr: uri.into() };
+        Self { paths, folder: None, copies: Vec::new(), terminal: false }
+    }
+
+    /// New FIFOs; with `attach` our own streams are connected to them.
+    pub fn fifos(folder: Option<&Path>, id: &str, terminal: bool, attach: bool) -> Result<Self> {
+        let base = folder.unwrap_or(Path::new(FOLDER));
+        std::fs::create_dir_all(base).with_context(|| base.display().to_string())?;
+        let folder = unique(base)?;
+        let make = |name: &str| -> Result<String> {
+            let path = folder.join(format!("{id}-{name}"));
+            mkfifoat(CWD, &path, Mode::from_raw_mode(0o700)).map_err(std::io::Error::from)?;
+            Ok(path.display().to_string())
+        };
+        let stderr = if terminal { String::new() } else { make("stderr")? };
+        let paths = Paths { stdin: make("stdin")?, stdout: make("stdout")?, stderr };
+        let mut streams = Self { paths, folder: Some(folder), copies: Vec::new(), terminal };
+        if attach {
+            streams.follow_output()?;
+        }
+        Ok(streams)
+    }
+
+    /// The FIFOs that a process has already.
+    pub fn existing(paths: Paths, terminal: bool) -> Result<Self> {
+        let mut streams = Self { paths, folder: None, copies: Vec::new(), terminal };
+        streams.follow_output()?;
+        Ok(streams)
+    }
+
+    fn follow_output(&mut self) -> Result<()> {
+        for (path, error) in [(&self.paths.stdout, false), (&self.paths.stderr, true)] {
+            if path.is_empty() || path.contains("://") || !is_fifo(Path::new(path)) {
+                continue;
+            }
+            let mut from =
+                pipe::OpenOptions::new().open_receiver(path).with_context(|| format!("open {path}"))?;
+            self.copies.push(tokio::spawn(async move {
+                let mut buffer = vec![0; 32 << 10];
+                while let Ok(count @ 1..) = from.read(&mut buffer).await {
+                    let data = buffer.get(..count).unwrap_or_default();
+                    let written = if error {
+                        std::io::stderr().write_all(data)
+                    } else {
+                        let mut out = std::io::stdout().lock();
+                        out.write_all(data).and_then(|()| out.flush())
+                    };
+                    if written.is_err() {
+                        return;
+                    }
+                }
+            }));
+        }
+        Ok(())
+    }
+
+    /// Connects our standard input; the receiver is told when it ends. The shim must have the FIFO open.
+    pub fn feed_input(&self) -> Result<oneshot::Receiver<()>> {
+        let (ended, receiver) = oneshot::channel();
+        if !is_fifo(Path::new(&self.paths.stdin)) {
+            drop(ended);
+            return Ok(receiver);
+        }
+        let to = rustix::fs::open(
+            &self.paths.stdin,
+            OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        let to = to.map_err(std::io::Error::from).with_context(|| format!("open {}", self.paths.stdin))?;
+        let flags = rustix::fs::fcntl_getfl(&to).map_err(std::io::Error::from)?;
+        rustix::fs::fcntl_setfl(&to, flags - OFlags::NONBLOCK).map_err(std::io::Error::from)?;
+        let mut to = std::fs::File::from(to);
+        // Reading a terminal or a pipe blocks: it gets a thread, which ends with the process.
+        std::thread::spawn(move || {
+            let mut buffer = [0; 32 << 10];
+            let mut from = std::io::stdin().lock();
+            while let Ok(count @ 1..) = from.read(&mut buffer) {
+                if to.write_all(buffer.get(..count).unwrap_or_default()).is_err() {
+                    break;
+                }
+            }
+            drop(to);
+            let _ = ended.send(());
+        });
+        Ok(receiver)
+    }
+
+    /// Waits until all output has been shown.
+    pub async fn drain(&mut self) {
+        for copy in self.copies.drain(..) {
+            let _ = copy.await;
+        }
+    }
+
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Leaves the FIFOs to a process that goes on without us.
+    pub fn leave(mut self) {
+        self.folder = None;
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.folder {
+            std::fs::remove_dir_all(folder).ok();
+        }
+    }
+}
+
+fn is_fifo(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+fn unique(base: &Path) -> Result<PathBuf> {
+    let stamp = corten_types::timestamp::nanos();
+    for n in 0..1000_u32 {
+        let path = base.join(format!("{}{stamp}{n}", std::process::id()));
+        match std::fs::create_dir(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => {
+                other.with_context(|| path.display().to_string())?;
+                return Ok(path);
+            }
+        }
+    }
+    Err(corten_types::Error::internal(format!("no free name in {}", base.display())))
+}
+
+/// Our terminal in raw mode; restored when this is dropped.
+#[derive(Debug)]
+pub struct RawTerminal(Option<Termios>);
+
+impl RawTerminal {
+    pub fn enter() -> Self {
+        let input = std::io::stdin();
+        if !input.is_terminal() {
+            return Self(None);
+        }
+        let Ok(before) = tcgetattr(&input) else { return Self(None) };
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&input, OptionalActions::Now, &raw).ok();
+        Self(Some(before))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            tcsetattr(std::io::stdin(), OptionalActions::Now, before).ok();
+        }
+    }
+}
+
+/// Tells the process the size of our terminal.
+pub async fn resize(daemon: &Daemon, id: &str, exec: &str) {
+    let Ok(size) = tcgetwinsize(std::io::stdout()).or_else(|_| tcgetwinsize(std::io::stdin())) else {
+        return;
+    };
+    let request = api::ResizePtyRequest {
+        container_id: id.into(),
+        exec_id: exec.into(),
+        width: size.ws_col.into(),
+        height: size.ws_row.into(),
+    };
+    // The process may have ended.
+    let _ = daemon.tasks().resize_pty(request).await;
+}
