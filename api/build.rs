@@ -25,10 +25,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if std::env::var_os("CARGO_FEATURE_GRPC").is_some() {
         let out = PathBuf::from(std::env::var("OUT_DIR")?).join("services");
         std::fs::create_dir_all(&out)?;
-        let mut builder = tonic_prost_build::configure()
-            .build_transport(false)
-            .out_dir(&out)
-            .include_file("services.rs");
+        let mut builder =
+            tonic_prost_build::configure().build_transport(false).out_dir(&out).include_file("services.rs");
         // The messages exist already; only the stubs are wanted here.
         for file in &descriptors.file {
             if !file.package().starts_with("google.protobuf") {

@@ -15,7 +15,8 @@ pub fn unpack<M: prost::Message + prost::Name + Default>(any: &Any) -> Result<M>
     if message_name(&any.type_url) != M::full_name() {
         return Err(Error::not_found(format!("type with url {}", any.type_url)));
     }
-    M::decode(any.value.as_slice()).map_err(|error| Error::invalid_argument(format!("{}: {error}", any.type_url)))
+    M::decode(any.value.as_slice())
+        .map_err(|error| Error::invalid_argument(format!("{}: {error}", any.type_url)))
 }
 
 /// The message's full name: what follows the last slash of a type URL.

@@ -10,9 +10,9 @@ pub mod keys;
 mod status;
 
 pub use any::{message_name, pack, unpack};
+pub use status::{code_of, error_of, from_rpc_status, rpc_status};
 #[cfg(feature = "grpc")]
 pub use status::{from_status, to_status};
-pub use status::{code_of, error_of, from_rpc_status, rpc_status};
 
 #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
 mod messages {

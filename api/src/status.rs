@@ -35,8 +35,10 @@ pub fn code_of(class: ErrorClass) -> i32 {
 /// The error that a status stands for. The text is kept as it is.
 #[must_use]
 pub fn error_of(code: i32, message: &str) -> Error {
-    let ends = |class: &ErrorClass| message == class.text() || message.ends_with(&format!(": {}", class.text()));
-    let class = CODES.iter().find(|(known, _)| *known == code).map_or(ErrorClass::Unknown, |(_, class)| *class);
+    let ends =
+        |class: &ErrorClass| message == class.text() || message.ends_with(&format!(": {}", class.text()));
+    let class =
+        CODES.iter().find(|(known, _)| *known == code).map_or(ErrorClass::Unknown, |(_, class)| *class);
     let class = match class {
         ErrorClass::FailedPrecondition => {
             [ErrorClass::Conflict, ErrorClass::NotModified].into_iter().find(ends).unwrap_or(class)

@@ -53,8 +53,7 @@ impl Cgroups {
     /// # Errors
     /// InvalidArgument for paths that lead out.
     pub fn at(path: &Path) -> Result<Self> {
-        let table =
-            if path.is_relative() { fs::read_to_string("/proc/self/cgroup")? } else { String::new() };
+        let table = if path.is_relative() { fs::read_to_string("/proc/self/cgroup")? } else { String::new() };
         let here = Hierarchies::here()?;
         let mut found = Self::default();
         for one in &here.v1 {

@@ -4,10 +4,14 @@ use std::time::Instant;
 fn child(work: impl FnOnce() -> Result<String, String>) -> Result<i32, String> {
     let (r, w) = rustix::pipe::pipe().unwrap();
     let pid = corten_sys::fork(|| {
-        let said = match work() { Ok(t) => format!("+{t}\0"), Err(t) => format!("-{t}\0") };
+        let said = match work() {
+            Ok(t) => format!("+{t}\0"),
+            Err(t) => format!("-{t}\0"),
+        };
         rustix::io::write(&w, said.as_bytes()).unwrap();
         0
-    }).unwrap();
+    })
+    .unwrap();
     drop(w);
     let mut b = [0u8; 4096];
     let n = rustix::io::read(&r, &mut b).unwrap();
@@ -19,7 +23,14 @@ fn main() {
     let mut a = std::env::args().skip(1);
     let bundle = a.next().unwrap();
     let n: usize = a.next().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let target = Target { id: "x".into(), bundle: bundle.into(), root: "/run/cortest".into(), systemd: false, no_pivot: false, no_new_keyring: false };
+    let target = Target {
+        id: "x".into(),
+        bundle: bundle.into(),
+        root: "/run/cortest".into(),
+        systemd: false,
+        no_pivot: false,
+        no_new_keyring: false,
+    };
     let mut all = vec![];
     for _ in 0..n {
         let t0 = Instant::now();
@@ -27,7 +38,8 @@ fn main() {
         let t1 = Instant::now();
         child(|| embedded::start(&target).map(|()| String::new())).unwrap();
         let t2 = Instant::now();
-        rustix::process::waitpid(rustix::process::Pid::from_raw(pid), rustix::process::WaitOptions::empty()).unwrap();
+        rustix::process::waitpid(rustix::process::Pid::from_raw(pid), rustix::process::WaitOptions::empty())
+            .unwrap();
         let t3 = Instant::now();
         child(|| embedded::delete(&target, false).map(|()| String::new())).unwrap();
         let t4 = Instant::now();

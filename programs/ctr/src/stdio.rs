@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use corten_api::services::tasks as api;
 use corten_types::{Result, ResultExt};
-use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -45,8 +45,8 @@ impl Streams {
         Self { paths, folder: None, copies: Vec::new(), terminal: false }
     }
 
-    /// New FIFOs; with `attach` our own streams are connected to them.
-    pub fn fifos(folder: Option<&Path>, id: &str, terminal: bool, attach: bool) -> Result<Self> {
+    /// New FIFOs. Output is read from here on: some shims wait for a reader.
+    pub fn fifos(folder: Option<&Path>, id: &str, terminal: bool) -> Result<Self> {
         let base = folder.unwrap_or(Path::new(FOLDER));
         std::fs::create_dir_all(base).with_context(|| base.display().to_string())?;
         let folder = unique(base)?;
@@ -58,9 +58,7 @@ impl Streams {
         let stderr = if terminal { String::new() } else { make("stderr")? };
         let paths = Paths { stdin: make("stdin")?, stdout: make("stdout")?, stderr };
         let mut streams = Self { paths, folder: Some(folder), copies: Vec::new(), terminal };
-        if attach {
-            streams.follow_output()?;
-        }
+        streams.follow_output()?;
         Ok(streams)
     }
 
@@ -97,24 +95,17 @@ impl Streams {
         Ok(())
     }
 
-    /// Connects our standard input; the receiver is told when it ends. The shim must have the FIFO open.
-    pub fn feed_input(&self) -> Result<oneshot::Receiver<()>> {
+    /// Connects our standard input as soon as the shim opens the FIFO; the receiver is told when it ends.
+    pub fn feed_input(&self) -> oneshot::Receiver<()> {
         let (ended, receiver) = oneshot::channel();
-        if !is_fifo(Path::new(&self.paths.stdin)) {
-            drop(ended);
-            return Ok(receiver);
+        let path = PathBuf::from(&self.paths.stdin);
+        if !is_fifo(&path) {
+            return receiver;
         }
-        let to = rustix::fs::open(
-            &self.paths.stdin,
-            OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
-        let to = to.map_err(std::io::Error::from).with_context(|| format!("open {}", self.paths.stdin))?;
-        let flags = rustix::fs::fcntl_getfl(&to).map_err(std::io::Error::from)?;
-        rustix::fs::fcntl_setfl(&to, flags - OFlags::NONBLOCK).map_err(std::io::Error::from)?;
-        let mut to = std::fs::File::from(to);
-        // Reading a terminal or a pipe blocks: it gets a thread, which ends with the process.
+        // The open waits for the shim, and reading a terminal or a pipe blocks too: this thread ends with the
+        // process.
         std::thread::spawn(move || {
+            let Ok(mut to) = std::fs::File::options().write(true).open(path) else { return };
             let mut buffer = [0; 32 << 10];
             let mut from = std::io::stdin().lock();
             while let Ok(count @ 1..) = from.read(&mut buffer) {
@@ -125,7 +116,7 @@ impl Streams {
             drop(to);
             let _ = ended.send(());
         });
-        Ok(receiver)
+        receiver
     }
 
     /// Waits until all output has been shown.

@@ -279,6 +279,9 @@ async fn feed(file: PathBuf, sender: mpsc::Sender<Any>, mut stream: tonic::Strea
         let most = buffer.len().min(usize::try_from(window).unwrap_or(0));
         let count = input.read(buffer.get_mut(..most).unwrap_or_default()).await?;
         if count == 0 {
+            // Our end is over with the last byte; the call may only end after they have been read.
+            drop(sender);
+            while let Ok(Some(_)) = stream.message().await {}
             return Ok(());
         }
         window -= i64::try_from(count).unwrap_or(0);

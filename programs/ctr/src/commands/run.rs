@@ -72,7 +72,7 @@ impl Run {
         let streams = match &self.log_uri {
             Some(uri) => Streams::logged(uri),
             None if self.null_io => Streams::null(),
-            None => Streams::fifos(self.fifo_dir.as_deref(), &created.id, tty, !self.detach)?,
+            None => Streams::fifos(self.fifo_dir.as_deref(), &created.id, tty)?,
         };
         let request = api::CreateTaskRequest {
             container_id: created.id.clone(),

@@ -154,17 +154,21 @@ pub async fn start(daemon: &Daemon, id: &str, exec: &str) -> Result<()> {
 
 /// Connects our streams to a process, starts it if asked to, and waits for its end and all of its output.
 pub async fn follow(daemon: &Daemon, id: &str, exec: &str, mut streams: Streams, begin: bool) -> Result<i32> {
-    let mut input_ended = streams.feed_input()?;
+    let mut input_ended = streams.feed_input();
     // The wait stands before the start, so that no end is missed.
     let request = api::WaitRequest { container_id: id.into(), exec_id: exec.into() };
     let mut service = daemon.tasks();
     let mut end = tokio::spawn(async move { service.wait(request).await.map_err(error) });
     let _raw = streams.is_terminal().then(RawTerminal::enter);
-    if streams.is_terminal() {
+    // A container has its terminal from its creation on, an exec only when it is started.
+    if streams.is_terminal() && exec.is_empty() {
         resize(daemon, id, exec).await;
     }
     if begin {
         start(daemon, id, exec).await?;
+    }
+    if streams.is_terminal() && !exec.is_empty() {
+        resize(daemon, id, exec).await;
     }
     let mut sized = signal(SignalKind::window_change())?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -216,7 +220,7 @@ impl Start {
         let streams = match &self.log_uri {
             Some(uri) => Streams::logged(uri),
             None if self.null_io => Streams::null(),
-            None => Streams::fifos(self.fifo_dir.as_deref(), &self.id, tty, !self.detach)?,
+            None => Streams::fifos(self.fifo_dir.as_deref(), &self.id, tty)?,
         };
         let request = api::CreateTaskRequest {
             container_id: self.id.clone(),
@@ -330,7 +334,7 @@ impl Exec {
         }
         let streams = match &self.log_uri {
             Some(uri) => Streams::logged(uri),
-            None => Streams::fifos(self.fifo_dir.as_deref(), &self.exec_id, self.tty, !self.detach)?,
+            None => Streams::fifos(self.fifo_dir.as_deref(), &self.exec_id, self.tty)?,
         };
         let request = api::ExecProcessRequest {
             container_id: id.clone(),
@@ -347,28 +351,11 @@ impl Exec {
             streams.leave();
             return Ok(0);
         }
-        let code = follow_exec(daemon, id, &self.exec_id, streams).await;
+        let code = follow(daemon, id, &self.exec_id, streams, true).await;
         let request = api::DeleteProcessRequest { container_id: id.clone(), exec_id: self.exec_id.clone() };
         daemon.tasks().delete_process(request).await.ok();
         code
     }
-}
-
-/// The shim opens an exec's FIFOs only when it starts it: our writer must wait for that.
-async fn follow_exec(daemon: &Daemon, id: &str, exec: &str, streams: Streams) -> Result<i32> {
-    let request = api::WaitRequest { container_id: id.into(), exec_id: exec.into() };
-    let mut service = daemon.tasks();
-    let waiting = tokio::spawn(async move { service.wait(request).await });
-    start(daemon, id, exec).await?;
-    if waiting.is_finished() {
-        // It was quick; its output may still be on the way.
-        let mut streams = streams;
-        let exit = waiting.await.map_err(|error| Error::internal(error.to_string()))?.map_err(error)?;
-        streams.drain().await;
-        return i32::try_from(exit.into_inner().exit_status).map_err(|_| Error::internal("exit status"));
-    }
-    waiting.abort();
-    follow(daemon, id, exec, streams, false).await
 }
 
 async fn attach(daemon: &Daemon, id: &str) -> Result<i32> {
