@@ -136,7 +136,9 @@ fn a_shim_lost_while_the_daemon_was_down_is_buried_at_its_start() {
     eventually("the lost task is gone", Duration::from_secs(10), || {
         node.task("victim").is_none().then_some(())
     });
-    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    eventually("its process is gone", Duration::from_secs(10), || {
+        (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+    });
     assert_eq!(node.task("survivor"), Some((survivor, "RUNNING".into())));
     remove(&node, "survivor");
     node.ctr(["containers", "rm", "victim"]).ok();
