@@ -111,21 +111,15 @@ impl Running {
 
     /// Waits for the end; a command that takes longer than [`PATIENCE`] is ended.
     pub fn finish(mut self) -> Finished {
-        let end = Instant::now() + PATIENCE;
-        let code = loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => {
-                    use std::os::unix::process::ExitStatusExt;
-                    break status.code().or(status.signal().map(|signal| 128 + signal));
-                }
-                Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
-                _ => {
-                    self.child.kill().ok();
-                    self.child.wait().ok();
-                    break None;
-                }
-            }
-        };
+        let ended = wait_for(self.child.id(), PATIENCE);
+        if !ended {
+            self.child.kill().ok();
+        }
+        let status = self.child.wait().ok().filter(|_| ended);
+        let code = status.and_then(|status| {
+            use std::os::unix::process::ExitStatusExt;
+            status.code().or(status.signal().map(|signal| 128 + signal))
+        });
         let text =
             |reader: Option<JoinHandle<String>>| reader.and_then(|r| r.join().ok()).unwrap_or_default();
         Finished {
@@ -142,6 +136,23 @@ impl Drop for Running {
         if let Ok(None) = self.child.try_wait() {
             self.child.kill().ok();
             self.child.wait().ok();
+        }
+    }
+}
+
+/// Whether a child ends in time. It is noticed at once: figures are taken of this.
+fn wait_for(pid: u32, patience: Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let Some(Ok(child)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return true };
+    let late = Instant::now() + patience;
+    loop {
+        let left = late.saturating_duration_since(Instant::now());
+        let timeout = left.try_into().ok();
+        match poll(&mut [PollFd::new(&child, PollFlags::IN)], timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return ready.is_ok_and(|count| count > 0),
         }
     }
 }
