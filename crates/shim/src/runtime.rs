@@ -9,9 +9,13 @@ use corten_oci::runtime::command::{Program, reason};
 use corten_oci::runtime::{Streams, Target, embedded};
 use corten_types::{Error, Result};
 
+use tokio::io::AsyncReadExt;
+
 use crate::helper::{self, Reaper};
 
 const ROOT: &str = "/run/containerd/runc";
+/// Most that a process says about why it cannot start.
+const LONGEST_WORDS: u64 = 64 << 10;
 
 /// A container's runtime.
 #[derive(Clone, Debug)]
@@ -85,18 +89,39 @@ impl Runtime {
         result
     }
 
-    /// `start`, `pause` or `resume`.
-    pub(crate) async fn simple(&self, reaper: &Reaper, verb: &'static str) -> Result<()> {
+    /// Lets the created process go.
+    pub(crate) async fn start(&self, reaper: &Reaper) -> Result<()> {
+        const WHAT: &str = "OCI runtime start failed";
+        if let Some(program) = &self.program {
+            return self.run(reaper, program.simple(&self.target, "start"), Streams::default(), WHAT).await;
+        }
+        let stream = embedded::start(&self.target).map_err(|text| failure(WHAT, &text))?;
+        stream.set_nonblocking(true)?;
+        let mut told = String::new();
+        // Its end says that the program runs.
+        let mut stream = tokio::net::UnixStream::from_std(stream)?.take(LONGEST_WORDS);
+        stream.read_to_string(&mut told).await.ok();
+        if !told.is_empty() {
+            return Err(failure(WHAT, &told));
+        }
+        if embedded::has_poststart_hooks(&self.target) {
+            let target = self.target.clone();
+            let hooks = helper::forked(reaper, &[], || embedded::started(&target).map(|()| String::new()));
+            if let Err(text) = hooks.await? {
+                tracing::warn!("{text}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Freezes or thaws.
+    pub(crate) async fn freeze(&self, reaper: &Reaper, frozen: bool) -> Result<()> {
+        let verb = if frozen { "pause" } else { "resume" };
         let what = format!("OCI runtime {verb} failed");
         let Some(program) = &self.program else {
             let target = self.target.clone();
-            let work = move || match verb {
-                "start" => embedded::start(&target),
-                "pause" => embedded::pause(&target),
-                _ => embedded::resume(&target),
-            };
-            let said = helper::forked(reaper, &[], || work().map(|()| String::new())).await?;
-            return said.map(drop).map_err(|text| failure(&what, &text));
+            let work = || embedded::freeze(&target, frozen).map(|()| String::new());
+            return helper::forked(reaper, &[], work).await?.map(drop).map_err(|text| failure(&what, &text));
         };
         self.run(reaper, program.simple(&self.target, verb), Streams::default(), &what).await
     }

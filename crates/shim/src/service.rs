@@ -252,7 +252,7 @@ impl TaskService {
             container.init.begin();
             (container.runtime.clone(), pid)
         };
-        let started = runtime.simple(&self.reaper, "start").await;
+        let started = runtime.start(&self.reaper).await;
         let mut containers = self.lock();
         let init = process(&mut containers, id, "")?;
         if let Err(error) = started {
@@ -478,7 +478,7 @@ impl TaskService {
             };
             (container.runtime.clone(), pid)
         };
-        runtime.simple(&self.reaper, if pause { "pause" } else { "resume" }).await?;
+        runtime.freeze(&self.reaper, pause).await?;
         let mut containers = self.lock();
         let init = process(&mut containers, id, "")?;
         if pause {

@@ -6,6 +6,7 @@
 
 mod bpf;
 mod descriptors;
+mod links;
 mod memory;
 mod mounts;
 mod process;
@@ -13,6 +14,7 @@ mod task;
 
 pub use bpf::{attach_device_filter, load_device_filter};
 pub use descriptors::{bequeath, close_all_except, close_on_exec, inherited, start_writeback};
+pub use links::set_link_up;
 pub use memory::{economize_heap, trim_heap};
 pub use mounts::{MountChange, change_mount, detached_clone, read_only_clone};
 pub use process::{NewProcess, Program, clone_process, execute, fork, kill, spawn};

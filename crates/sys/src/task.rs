@@ -70,9 +70,7 @@ pub fn set_io_priority(class: i32, priority: i32) -> io::Result<()> {
 
 /// How a task is scheduled; see sched_setattr(2).
 #[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
 pub struct Scheduling {
-    size: u32,
     /// `SCHED_` number.
     pub policy: u32,
     /// `SCHED_FLAG_` bits.
@@ -93,9 +91,22 @@ pub struct Scheduling {
 ///
 /// # Errors
 /// Those of sched_setattr(2).
-pub fn set_scheduling(mut how: Scheduling) -> io::Result<()> {
-    how.size = size_of::<Scheduling>() as u32;
+pub fn set_scheduling(how: Scheduling) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let Scheduling { policy, flags, nice, priority, runtime, deadline, period } = how;
+    let size = size_of::<Attributes>() as u32;
+    let attributes = Attributes { size, policy, flags, nice, priority, runtime, deadline, period };
     // SAFETY: the structure outlives the call and tells its size.
-    checked(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const how, 0) })?;
+    checked(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })?;
     Ok(())
 }

@@ -3,7 +3,6 @@
 
 pub mod command;
 pub mod embedded;
-mod executor;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -23,6 +22,14 @@ pub struct Target {
     pub no_pivot: bool,
     /// No session keyring of its own.
     pub no_new_keyring: bool,
+}
+
+impl Target {
+    /// The folder of its state.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.root.join(&self.id)
+    }
 }
 
 /// Standard streams of a process; with a console, its socket instead.
