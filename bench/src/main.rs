@@ -48,12 +48,13 @@ fn main() {
         run_again_with(&environment);
     }
     let sides = Sides { ours: Node::start(), theirs: Node::peer(&Peers::find().containerd_2_1()).start() };
+    println!("{:44} {:>12} {:>12} {:>8} {:>8}", "", "corten", "Debian 2.1", "ratio", "budget");
+    memory::idle(&sides);
     let archive = sides.ours.join("image.tar");
     ImageBuilder::busybox().build().save(&archive, IMAGE).unwrap();
     for node in [&sides.ours, &sides.theirs] {
         node.ctr(["images", "import", archive.to_str().unwrap()]).ok();
     }
-    println!("{:44} {:>12} {:>12} {:>8} {:>8}", "", "corten", "Debian 2.1", "ratio", "budget");
     start::sequential(&sides, args.runs);
     start::at_once(&sides, args.containers);
     memory::measure(&sides, args.containers);

@@ -2,15 +2,23 @@
 
 use corten_tests::Node;
 
-use crate::{IMAGE, Sides, median, row_alone};
+use crate::{IMAGE, Sides, median, row, row_alone};
+
+/// The daemon's resident memory when it has just started.
+pub fn idle(sides: &Sides) {
+    let resident = |node: &Node| status(node.pid().unwrap() as i32, "VmRSS") / 1024.0;
+    // What starts in the background has been there by then.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    row_alone("daemon, resident, idle", "MB", resident(&sides.ours), Some(resident(&sides.theirs)), 12.0);
+}
 
 /// The daemon's resident memory before and with containers, and a shim's anonymous and proportional
 /// memory.
 pub fn measure(sides: &Sides, containers: usize) {
     let ours = figures(&sides.ours, containers);
     let theirs = figures(&sides.theirs, containers);
-    row_alone("daemon, resident, after the starts", "MB", ours.daemon, Some(theirs.daemon), 12.0);
-    row_alone(&format!("daemon, resident, {containers} running"), "MB", ours.busy, Some(theirs.busy), 16.0);
+    row("daemon, resident, after the starts", "MB", ours.daemon, theirs.daemon, None);
+    row(&format!("daemon, resident, {containers} running"), "MB", ours.busy, theirs.busy, None);
     row_alone("shim, anonymous (median)", "MB", ours.anonymous, Some(theirs.anonymous), 1.0);
     row_alone(
         &format!("shim, proportional, {containers} running"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use corten_tests::{Image, ImageBuilder, Layer, Node, Registry, eventually};
+use corten_tests::{Image, ImageBuilder, Layer, Node, Registry, Running, eventually};
 
 /// A node that has pulled busybox; answers the reference.
 fn node_with_busybox() -> (Node, Registry, String) {
@@ -85,6 +85,23 @@ fn memory_and_processor_time_are_limited() {
 }
 
 #[test]
+fn memory_that_runs_out_is_told_before_the_end() {
+    let (node, _registry, image) = node_with_busybox();
+    let events = events_of(&node);
+    // What cannot be written to swap either is killed for.
+    let greedy = ["run", "--rm", "--memory-limit", "8388608", &image, "greedy", "tail", "/dev/zero"];
+    assert_eq!(node.ctr(greedy).code, Some(137));
+    let mut told = String::new();
+    while !told.contains("/tasks/delete") {
+        told.push_str(&events.next_output(Duration::from_secs(10)).expect("the story goes on"));
+    }
+    let position = |topic: &str| told.find(topic).unwrap_or_else(|| panic!("{topic}: {told}"));
+    assert!(position("/tasks/oom") < position("/tasks/exit"), "{told}");
+    drop(events);
+    node.finish();
+}
+
+#[test]
 fn the_network_is_the_hosts_only_when_asked_for() {
     let (node, _registry, image) = node_with_busybox();
     let host = std::fs::read_link("/proc/self/ns/net").unwrap().to_string_lossy().into_owned();
@@ -151,16 +168,21 @@ fn attach_follows_the_output_and_answers_the_exit_code() {
     node.finish();
 }
 
-#[test]
-fn events_tell_the_story_of_a_container_in_order() {
-    let (node, _registry, image) = node_with_busybox();
+/// A subscription is live only: the first event seen proves that it stands.
+fn events_of(node: &Node) -> Running {
     let events = node.ctr_running(["events"]);
-    // The subscription is live only: the first event seen proves that it stands.
     eventually("events flow", Duration::from_secs(10), || {
         node.ctr(["namespaces", "create", "probe"]);
         node.ctr(["namespaces", "rm", "probe"]);
         events.next_output(Duration::from_millis(100))
     });
+    events
+}
+
+#[test]
+fn events_tell_the_story_of_a_container_in_order() {
+    let (node, _registry, image) = node_with_busybox();
+    let events = events_of(&node);
     node.ctr(["run", "--rm", &image, "story", "true"]).ok();
     let mut told = String::new();
     while !told.contains("/containers/delete") {

@@ -1,4 +1,4 @@
-//! What must not run in the server's own process: libcontainer in a forked child, runtimes as programs. The
+//! What must not run in the server's own process: the OCI runtime in a forked child, or as a program. The
 //! server waits for neither; it is told when they have ended.
 
 use std::cell::RefCell;

@@ -2,16 +2,18 @@
 //!
 //! It creates containers through an OCI runtime, copies their streams, collects their ends, answers the
 //! daemon over ttrpc and tells it events. It survives the daemon; when it dies itself, `delete` clears up
-//! after it. libcontainer runs in forked children, so that this process never grows.
+//! after it. The OCI runtime works in forked children, so that this process never grows.
 
 mod bootstrap;
 mod cleanup;
 mod console;
+mod dispatch;
 mod events;
 mod flags;
 mod helper;
 mod launch;
 mod log;
+mod oom;
 mod process;
 mod runtime;
 mod server;

@@ -1,4 +1,4 @@
-//! The task service (spec 02 §5), under its two names.
+//! The task service (spec 02 §5).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,7 +10,6 @@ use corten_api::runc::{Options, ProcessDetails};
 use corten_api::task_types::{ProcessInfo, Status};
 use corten_api::task_v3 as task;
 use corten_cgroups::Cgroups;
-use corten_ttrpc::{Reply, Request, Service, reply};
 use corten_types::{Error, Mount, Result, ResultExt, timestamp};
 use tokio::sync::watch;
 
@@ -18,6 +17,7 @@ use crate::cleanup;
 use crate::console::Console;
 use crate::events::Publisher;
 use crate::helper::Reaper;
+use crate::oom::Oom;
 use crate::process::{Process, State, send_signal};
 use crate::runtime::Runtime;
 use crate::stdio::{Owner, Paths, Stdio};
@@ -32,6 +32,7 @@ struct Container {
     bundle: PathBuf,
     runtime: Runtime,
     cgroups: Option<Cgroups>,
+    oom: Option<Oom>,
     init: Process,
     execs: BTreeMap<String, Process>,
     /// The process namespace is not its own: what it leaves behind lives on.
@@ -96,7 +97,7 @@ impl TaskService {
 
     // === create, start, exec ===
 
-    async fn create(&self, request: task::CreateTaskRequest) -> Result<task::CreateTaskResponse> {
+    pub(crate) async fn create(&self, request: task::CreateTaskRequest) -> Result<task::CreateTaskResponse> {
         if !request.checkpoint.is_empty() {
             return Err(Error::not_implemented("restoring from a checkpoint"));
         }
@@ -132,11 +133,14 @@ impl TaskService {
             }
         };
         init.set(State::Created { pid });
+        let cgroups = Cgroups::of(pid).ok();
+        let oom = cgroups.as_ref().and_then(|cgroups| Oom::watch(&request.id, cgroups, &self.publisher));
         let container = Container {
             shares_pids: shares_pids(&bundle),
             bundle,
             runtime,
-            cgroups: Cgroups::of(pid).ok(),
+            cgroups,
+            oom,
             init,
             execs: BTreeMap::new(),
             ending: None,
@@ -199,6 +203,10 @@ impl TaskService {
         let at = SystemTime::now();
         let mut containers = self.lock();
         let Some(container) = containers.get_mut(id) else { return };
+        if let Some(oom) = &container.oom {
+            // The reason is told before the end.
+            oom.tell();
+        }
         if exec.is_empty() {
             container.ending = Some((status, at));
             if container.shares_pids
@@ -233,7 +241,7 @@ impl TaskService {
         self.publisher.publish("/tasks/exit", &event);
     }
 
-    async fn start(&self, request: task::StartRequest) -> Result<task::StartResponse> {
+    pub(crate) async fn start(&self, request: task::StartRequest) -> Result<task::StartResponse> {
         let pid = if request.exec_id.is_empty() {
             self.start_init(&request.id).await?
         } else {
@@ -336,7 +344,7 @@ impl TaskService {
         runtime.exec(&self.reaper, exec, spec, streams).await
     }
 
-    fn exec(&self, request: task::ExecProcessRequest) -> Result<()> {
+    pub(crate) fn exec(&self, request: task::ExecProcessRequest) -> Result<()> {
         let mut containers = self.lock();
         let container = containers.get_mut(&request.id).ok_or_else(not_created)?;
         if container.execs.contains_key(&request.exec_id) {
@@ -366,7 +374,7 @@ impl TaskService {
 
     // === looking ===
 
-    fn state(&self, request: &task::StateRequest) -> Result<task::StateResponse> {
+    pub(crate) fn state(&self, request: &task::StateRequest) -> Result<task::StateResponse> {
         let mut containers = self.lock();
         let container = containers.get(&request.id).ok_or_else(not_created)?;
         let (bundle, paused) =
@@ -395,7 +403,7 @@ impl TaskService {
         })
     }
 
-    async fn wait(
+    pub(crate) async fn wait(
         &self,
         request: task::WaitRequest,
         gone: impl Future<Output = ()>,
@@ -414,7 +422,7 @@ impl TaskService {
         }
     }
 
-    fn pids(&self, request: &task::PidsRequest) -> Result<task::PidsResponse> {
+    pub(crate) fn pids(&self, request: &task::PidsRequest) -> Result<task::PidsResponse> {
         let containers = self.lock();
         let container = containers.get(&request.id).ok_or_else(not_created)?;
         let cgroups = container.cgroups.as_ref().ok_or_else(|| Error::not_found("cgroup does not exist"))?;
@@ -428,21 +436,21 @@ impl TaskService {
         Ok(task::PidsResponse { processes: pids.into_iter().map(info).collect() })
     }
 
-    fn stats(&self, request: &task::StatsRequest) -> Result<task::StatsResponse> {
+    pub(crate) fn stats(&self, request: &task::StatsRequest) -> Result<task::StatsResponse> {
         let containers = self.lock();
         let container = containers.get(&request.id).ok_or_else(not_created)?;
         let cgroups = container.cgroups.as_ref().ok_or_else(|| Error::not_found("cgroup does not exist"))?;
         Ok(task::StatsResponse { stats: Some(corten_cgroups::metrics(cgroups)?) })
     }
 
-    fn connect(&self, request: &task::ConnectRequest) -> task::ConnectResponse {
+    pub(crate) fn connect(&self, request: &task::ConnectRequest) -> task::ConnectResponse {
         let pid = self.lock().get(&request.id).map_or(0, |container| container.init.pid().unsigned_abs());
         task::ConnectResponse { shim_pid: std::process::id(), task_pid: pid, version: String::new() }
     }
 
     // === acting ===
 
-    fn kill(&self, request: &task::KillRequest) -> Result<()> {
+    pub(crate) fn kill(&self, request: &task::KillRequest) -> Result<()> {
         let mut containers = self.lock();
         let container = containers.get(&request.id).ok_or_else(not_created)?;
         if request.all && request.exec_id.is_empty() && !container.init.is_stopped() {
@@ -462,7 +470,7 @@ impl TaskService {
         process(&mut containers, &request.id, &request.exec_id)?.signal(request.signal)
     }
 
-    async fn freeze(&self, id: &str, pause: bool) -> Result<()> {
+    pub(crate) async fn freeze(&self, id: &str, pause: bool) -> Result<()> {
         let (runtime, pid) = {
             let mut containers = self.lock();
             let container = containers.get_mut(id).ok_or_else(not_created)?;
@@ -491,7 +499,7 @@ impl TaskService {
         Ok(())
     }
 
-    async fn update(&self, request: task::UpdateTaskRequest) -> Result<()> {
+    pub(crate) async fn update(&self, request: task::UpdateTaskRequest) -> Result<()> {
         let runtime = {
             let containers = self.lock();
             let container = containers.get(&request.id).ok_or_else(not_created)?;
@@ -503,12 +511,12 @@ impl TaskService {
         runtime.update(&self.reaper, &request.resources.unwrap_or_default().value).await
     }
 
-    fn resize(&self, request: &task::ResizePtyRequest) -> Result<()> {
+    pub(crate) fn resize(&self, request: &task::ResizePtyRequest) -> Result<()> {
         let mut containers = self.lock();
         process(&mut containers, &request.id, &request.exec_id)?.stdio.resize(request.width, request.height)
     }
 
-    fn close_io(&self, request: &task::CloseIoRequest) -> Result<()> {
+    pub(crate) fn close_io(&self, request: &task::CloseIoRequest) -> Result<()> {
         let mut containers = self.lock();
         let process = process(&mut containers, &request.id, &request.exec_id)?;
         if request.stdin {
@@ -519,7 +527,7 @@ impl TaskService {
 
     // === the end ===
 
-    async fn delete(&self, request: task::DeleteRequest) -> Result<task::DeleteResponse> {
+    pub(crate) async fn delete(&self, request: task::DeleteRequest) -> Result<task::DeleteResponse> {
         let (stdio, state, starting) = {
             let mut containers = self.lock();
             let process = process(&mut containers, &request.id, &request.exec_id)?;
@@ -577,7 +585,7 @@ impl TaskService {
         Ok(())
     }
 
-    fn shutdown(&self) {
+    pub(crate) fn shutdown(&self) {
         if self.lock().is_empty() {
             self.over.send_replace(true);
         }
@@ -617,58 +625,5 @@ fn create_event(request: &task::CreateTaskRequest, pid: i32) -> told::TaskCreate
         }),
         checkpoint: request.checkpoint.clone(),
         pid: pid.unsigned_abs(),
-    }
-}
-
-impl Service for TaskService {
-    fn call(&self, request: Request) -> Reply<'_> {
-        Box::pin(async move {
-            if !matches!(request.service.as_str(), "containerd.task.v2.Task" | "containerd.task.v3.Task") {
-                return Err(request.unknown());
-            }
-            let gone = request.closed();
-            let payload = request.payload.clone();
-            match request.method.as_str() {
-                "Create" => reply(payload, |request| self.create(request)).await,
-                "Start" => reply(payload, |request| self.start(request)).await,
-                "Delete" => reply(payload, |request| self.delete(request)).await,
-                "Exec" => reply(payload, |request| async { self.exec(request) }).await,
-                "State" => reply(payload, |request| async move { self.state(&request) }).await,
-                "Pids" => reply(payload, |request| async move { self.pids(&request) }).await,
-                "Kill" => reply(payload, |request| async move { self.kill(&request) }).await,
-                "Wait" => reply(payload, |request| self.wait(request, gone)).await,
-                "Stats" => reply(payload, |request| async move { self.stats(&request) }).await,
-                "Connect" => reply(payload, |request| async move { Ok(self.connect(&request)) }).await,
-                "ResizePty" => reply(payload, |request| async move { self.resize(&request) }).await,
-                "CloseIO" => reply(payload, |request| async move { self.close_io(&request) }).await,
-                "Pause" => {
-                    reply(payload, |request: task::PauseRequest| async move {
-                        self.freeze(&request.id, true).await
-                    })
-                    .await
-                }
-                "Resume" => {
-                    reply(payload, |request: task::ResumeRequest| async move {
-                        self.freeze(&request.id, false).await
-                    })
-                    .await
-                }
-                "Update" => reply(payload, |request| self.update(request)).await,
-                "Checkpoint" => {
-                    reply(payload, |_: task::CheckpointTaskRequest| async {
-                        Err::<(), _>(Error::not_implemented("checkpoints"))
-                    })
-                    .await
-                }
-                "Shutdown" => {
-                    reply(payload, |_: task::ShutdownRequest| async {
-                        self.shutdown();
-                        Ok(())
-                    })
-                    .await
-                }
-                _ => Err(request.unknown()),
-            }
-        })
     }
 }
