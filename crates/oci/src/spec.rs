@@ -23,12 +23,8 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
-/// Every capability of the kernels of today.
-const ALL_CAPABILITIES: &str = "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN \
-    DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE \
-    MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN \
-    SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG \
-    WAKE_ALARM";
+/// The version of the OCI's specification that ours are made for.
+const VERSION: &str = "1.2.1";
 
 /// A specification being made.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,12 +41,10 @@ impl Spec {
         let capabilities =
             json!({"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES});
         Self(json!({
-            "ociVersion": "1.2.0",
+            "ociVersion": VERSION,
             "process": {
-                "user": {"uid": 0, "gid": 0, "additionalGids": [0]},
+                "user": {"uid": 0, "gid": 0},
                 "cwd": "/",
-                "env": [],
-                "args": [],
                 "capabilities": capabilities,
                 "noNewPrivileges": true,
                 "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
@@ -66,7 +60,7 @@ impl Spec {
                 mount("/run", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
             ],
             "linux": {
-                "resources": {"devices": devices()},
+                "resources": {"devices": [{"allow": false, "access": "rwm"}]},
                 "cgroupsPath": format!("/{namespace}/{id}"),
                 "namespaces": [
                     {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network"},
@@ -78,6 +72,17 @@ impl Spec {
                 ],
                 "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
             },
+        }))
+    }
+
+    /// What clients start from for Windows.
+    #[must_use]
+    pub fn windows() -> Self {
+        Self(json!({
+            "ociVersion": VERSION,
+            "process": {"user": {"uid": 0, "gid": 0}, "cwd": "C:\\"},
+            "root": {"path": ""},
+            "windows": {"layerFolders": null},
         }))
     }
 
@@ -109,6 +114,9 @@ impl Spec {
 
     /// Adds `K=V` variables; a later one replaces an earlier one in its place, `K` alone removes it.
     pub fn add_env<S: AsRef<str>>(&mut self, variables: &[S]) {
+        if variables.is_empty() {
+            return;
+        }
         let env = &mut self.0["process"]["env"];
         let mut list: Vec<String> = serde_json::from_value(env.take()).unwrap_or_default();
         for variable in variables {
@@ -125,11 +133,55 @@ impl Spec {
         *env = json!(list);
     }
 
-    /// Adds a mount; one on the same destination is replaced.
+    /// Adds a mount; one on the same destination goes.
     pub fn add_mount(&mut self, mount: Value) {
         let list = array(&mut self.0["mounts"]);
         list.retain(|known| known["destination"] != mount["destination"]);
         list.push(mount);
+    }
+
+    /// Allows the devices that every process needs.
+    pub fn allow_common_devices(&mut self) {
+        for (major, minor) in COMMON_DEVICES {
+            let mut rule = json!({"allow": true, "type": "c", "major": major, "access": "rwm"});
+            if let Some(minor) = minor {
+                rule["minor"] = json!(minor);
+            }
+            array(&mut self.0["linux"]["resources"]["devices"]).push(rule);
+        }
+    }
+
+    /// Gives the process a device, as its node (`path`, `type`, `major`, `minor`, `fileMode`, `uid`, `gid`).
+    pub fn add_device(&mut self, node: Value) {
+        array(&mut self.0["linux"]["devices"]).push(node);
+    }
+
+    /// Allows what `access` says on a device.
+    pub fn allow_device(&mut self, kind: &str, major: u32, minor: u32, access: &str) {
+        let rule = json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": access});
+        array(&mut self.0["linux"]["resources"]["devices"]).push(rule);
+    }
+
+    /// Every device is allowed.
+    pub fn allow_all_devices(&mut self) {
+        self.0["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
+    }
+
+    /// A user namespace with these maps: container id, host id, length.
+    pub fn map_users(&mut self, users: &[(u32, u32, u32)], groups: &[(u32, u32, u32)]) {
+        self.set_namespace("user", "");
+        let map = |ranges: &[(u32, u32, u32)]| {
+            let entry = |(inside, host, size): &(u32, u32, u32)| json!({"containerID": inside, "hostID": host, "size": size});
+            json!(ranges.iter().map(entry).collect::<Vec<_>>())
+        };
+        self.0["linux"]["uidMappings"] = map(users);
+        self.0["linux"]["gidMappings"] = map(groups);
+    }
+
+    /// The capabilities of a set, as the bounding one.
+    #[must_use]
+    pub fn capabilities(&self, set: &str) -> Vec<String> {
+        serde_json::from_value(self.0["process"]["capabilities"][set].clone()).unwrap_or_default()
     }
 
     /// What is executed.
@@ -151,13 +203,12 @@ impl Spec {
 
     /// Joins a namespace by its path, or makes a new one.
     pub fn set_namespace(&mut self, kind: &str, path: &str) {
-        let list = array(&mut self.0["linux"]["namespaces"]);
-        list.retain(|known| known["type"] != kind);
         let mut entry = json!({"type": kind});
         if !path.is_empty() {
             entry["path"] = json!(path);
         }
-        list.push(entry);
+        let same = |known: &Value| known["type"] == kind;
+        replace(array(&mut self.0["linux"]["namespaces"]), same, entry);
     }
 
     /// Shares the host's network, with its names.
@@ -176,21 +227,26 @@ impl Spec {
         self.0["linux"]["resources"][controller][key] = value;
     }
 
-    /// Everything is allowed that the host allows.
+    /// Everything is allowed that the caller may: its capabilities, nothing masked, `/sys` and cgroups to be written.
     pub fn set_privileged(&mut self) {
-        let all: Vec<String> =
-            ALL_CAPABILITIES.split_whitespace().map(|name| format!("CAP_{name}")).collect();
-        let known = last_capability();
-        let all: Vec<String> =
-            all.into_iter().filter(|name| known.is_none_or(|known| number(name) <= known)).collect();
+        let all = own_capabilities();
         self.0["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
-        self.0["process"]["noNewPrivileges"] = json!(false);
-        self.0["linux"]["maskedPaths"] = json!([]);
-        self.0["linux"]["readonlyPaths"] = json!([]);
-        self.0["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
+        if let Some(process) = self.0["process"].as_object_mut() {
+            process.remove("selinuxLabel");
+            process.remove("apparmorProfile");
+        }
+        if let Some(linux) = self.0["linux"].as_object_mut() {
+            for field in ["maskedPaths", "readonlyPaths", "seccomp"] {
+                linux.remove(field);
+            }
+        }
         for mount in array(&mut self.0["mounts"]) {
-            if mount["destination"] == "/sys" {
-                array(&mut mount["options"]).retain(|option| option != "ro");
+            if mount["type"] == "sysfs" || mount["type"] == "cgroup" {
+                for option in array(&mut mount["options"]) {
+                    if *option == "ro" {
+                        *option = json!("rw");
+                    }
+                }
             }
         }
     }
@@ -227,6 +283,7 @@ impl Spec {
         }
         self.0["process"]["env"] = json!(env);
         self.add_env(&given);
+        self.0["process"]["user"]["additionalGids"] = json!([0]);
         if args.is_empty() {
             let mut command = strings(&config["Entrypoint"]);
             command.extend(strings(&config["Cmd"]));
@@ -248,44 +305,41 @@ fn array(value: &mut Value) -> &mut Vec<Value> {
     }
 }
 
-/// Nothing, and then what every process needs.
-fn devices() -> Value {
-    let mut list = vec![json!({"allow": false, "access": "rwm"})];
-    let common = [
-        (1, Some(3)),
-        (1, Some(8)),
-        (1, Some(7)),
-        (5, Some(0)),
-        (1, Some(5)),
-        (1, Some(9)),
-        (5, Some(1)),
-        (136, None),
-        (5, Some(2)),
-    ];
-    for (major, minor) in common {
-        let mut device = json!({"allow": true, "type": "c", "major": major, "access": "rwm"});
-        if let Some(minor) = minor {
-            device["minor"] = json!(minor);
-        }
-        list.push(device);
+/// Puts an entry in the place of its like, or at the end.
+fn replace(list: &mut Vec<Value>, same: impl Fn(&Value) -> bool, entry: Value) {
+    match list.iter_mut().find(|known| same(known)) {
+        Some(known) => *known = entry,
+        None => list.push(entry),
     }
-    json!(list)
 }
 
-/// The highest capability of this kernel.
-fn last_capability() -> Option<u32> {
-    std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok()?.trim().parse().ok()
-}
+/// Character devices that every process needs: null, zero, full, tty, random, urandom, console, pts, ptmx.
+const COMMON_DEVICES: [(u32, Option<u32>); 9] = [
+    (1, Some(3)),
+    (1, Some(8)),
+    (1, Some(7)),
+    (5, Some(0)),
+    (1, Some(5)),
+    (1, Some(9)),
+    (5, Some(1)),
+    (136, None),
+    (5, Some(2)),
+];
 
-/// Those beyond the old ones, by number; the old ones are known to every kernel.
-fn number(name: &str) -> u32 {
-    match name {
-        "CAP_AUDIT_READ" => 37,
-        "CAP_PERFMON" => 38,
-        "CAP_BPF" => 39,
-        "CAP_CHECKPOINT_RESTORE" => 40,
-        _ => 0,
-    }
+/// Capabilities in the order of their numbers.
+const ALL_CAPABILITIES: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP \
+    LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO \
+    SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE \
+    AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF \
+    CHECKPOINT_RESTORE";
+
+/// The capabilities that this process has.
+fn own_capabilities() -> Vec<String> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    let names = ALL_CAPABILITIES.split_whitespace().enumerate();
+    names.filter(|(bit, _)| effective & (1 << bit) != 0).map(|(_, name)| format!("CAP_{name}")).collect()
 }
 
 #[cfg(test)]
@@ -310,6 +364,13 @@ mod tests {
         spec.add_mount(json!({"destination": "/run", "type": "bind", "source": "/x"}));
         assert_eq!(spec.value()["mounts"].as_array().unwrap().len(), 7);
         spec.set_privileged();
-        assert_eq!(spec.value()["process"]["noNewPrivileges"], false);
+        assert!(spec.value()["linux"]["maskedPaths"].is_null());
+        let sys = spec.value()["mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|one| one["destination"] == "/sys")
+            .unwrap();
+        assert_eq!(sys["options"][3], "rw");
     }
 }

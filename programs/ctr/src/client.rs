@@ -1,11 +1,13 @@
 //! The connection: made with the first call, its calls in one namespace.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use corten_api::keys::{LEASE, MAX_MESSAGE, NAMESPACE};
 use corten_api::services as api;
 use corten_types::{Error, ErrorClass, Result};
+use tokio::task::JoinHandle;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -42,6 +44,8 @@ pub struct Client {
     pub namespace: String,
     pub address: PathBuf,
     connect_timeout: Duration,
+    /// Asks for what is deprecated while the command does its work.
+    asking: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 macro_rules! clients {
@@ -50,10 +54,25 @@ macro_rules! clients {
         #[derive(Clone, Debug)]
         pub struct Daemon {
             pub namespace: String,
+            channel: Channel,
+            headers: Headers,
             service: Service,
         }
 
         impl Daemon {
+            /// The same, what is made belongs to a lease.
+            pub fn leased(&self, lease: &str) -> Result<Self> {
+                let lease = lease.parse().map_err(|_| Error::invalid_argument("malformed lease"))?;
+                let headers = Headers { lease: Some(lease), ..self.headers.clone() };
+                let service = InterceptedService::new(self.channel.clone(), headers.clone());
+                Ok(Self { namespace: self.namespace.clone(), channel: self.channel.clone(), headers, service })
+            }
+
+            /// The connection, for services that are not the daemon's own.
+            pub fn service(&self) -> Service {
+                self.service.clone()
+            }
+
             $(pub fn $method(&self) -> api::$path::$module::$client<Service> {
                 api::$path::$module::$client::new(self.service.clone())
                     .max_decoding_message_size(MAX_MESSAGE)
@@ -77,6 +96,8 @@ clients! {
     tasks: tasks::tasks_client::TasksClient;
     transfer: transfer::transfer_client::TransferClient;
     version: version::version_client::VersionClient;
+    sandboxes: sandbox::store_client::StoreClient;
+    controller: sandbox::controller_client::ControllerClient;
 }
 
 impl Client {
@@ -85,6 +106,33 @@ impl Client {
             namespace: global.namespace.clone(),
             address: global.address.clone(),
             connect_timeout: Some(global.connect_timeout).filter(|time| !time.is_zero()).unwrap_or(CONNECT),
+            asking: Arc::default(),
+        }
+    }
+
+    /// Waits until what is deprecated has been told.
+    pub async fn tell_deprecations(&self) {
+        let asking = self.asking.lock().ok().and_then(|mut asking| asking.take());
+        if let Some(asking) = asking {
+            let _ = tokio::time::timeout(Duration::from_secs(1), asking).await;
+        }
+    }
+
+    fn ask_deprecations(&self, daemon: &Daemon) {
+        let on = |text: String| matches!(text.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True");
+        if std::env::var("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS").is_ok_and(on) {
+            return;
+        }
+        let mut service = daemon.introspection();
+        let asking = tokio::spawn(async move {
+            // A daemon that does not know the call is old, not wrong.
+            let Ok(about) = service.server(()).await else { return };
+            for one in about.into_inner().deprecations {
+                crate::log::warning(&format!("DEPRECATION: {}", one.message));
+            }
+        });
+        if let Ok(mut known) = self.asking.lock() {
+            *known = Some(asking);
         }
     }
 
@@ -124,8 +172,11 @@ impl Client {
         };
         let channel = endpoint.connect_with_connector(connector).await.map_err(refused)?;
         let namespace = self.namespace.parse().map_err(|_| Error::invalid_argument("malformed namespace"))?;
-        let service = InterceptedService::new(channel, Headers { namespace, lease: None });
-        Ok(Daemon { namespace: self.namespace.clone(), service })
+        let headers = Headers { namespace, lease: None };
+        let service = InterceptedService::new(channel.clone(), headers.clone());
+        let daemon = Daemon { namespace: self.namespace.clone(), channel, headers, service };
+        self.ask_deprecations(&daemon);
+        Ok(daemon)
     }
 }
 

@@ -2,9 +2,27 @@
 //!
 //! What goes to a pipe keeps the original's form; a terminal gets progress and hints.
 
+/// As std's, but a reader that has gone is no reason to panic.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::output::say(format_args!($($text)*)) };
+}
+macro_rules! println {
+    () => { $crate::output::say(format_args!("\n")) };
+    ($($text:tt)*) => { $crate::output::say(format_args!("{}\n", format_args!($($text)*))) };
+}
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::output::tell(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+mod arguments;
 mod client;
 mod commands;
 mod container;
+mod described;
+mod help;
+mod hints;
+mod json;
+mod log;
 mod output;
 mod progress;
 mod rootfs;
@@ -14,14 +32,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use std::io::IsTerminal;
+
+use clap::{Args, CommandFactory, Parser};
 use corten_types::{Error, ErrorClass, Result};
 
+use arguments::Reading;
 use client::Client;
 
 /// The container command line.
 #[derive(Debug, Parser)]
-#[command(name = "ctr", disable_help_subcommand = true, args_override_self = true)]
+#[command(name = "ctr", disable_help_subcommand = true, disable_help_flag = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -53,7 +74,7 @@ struct Global {
 }
 
 /// Go's durations: numbers with units, one after the other.
-fn duration(text: &str) -> std::result::Result<Duration, String> {
+pub fn duration(text: &str) -> std::result::Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -73,19 +94,16 @@ fn duration(text: &str) -> std::result::Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let root = Cli::command();
+    let (path, words, typed) = match arguments::read(&root, std::env::args_os().skip(1)) {
+        Reading::Run { path, words, typed } => (path, words, typed),
+        other => return answer(&root, other),
+    };
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error),
+        Err(error) => return refuse(&root, path, &typed, &error),
     };
-    if cli.global.version {
-        println!("ctr github.com/containerd/containerd/v2 {}", commands::VERSION);
-        return ExitCode::SUCCESS;
-    }
-    let Some(command) = cli.command else {
-        use clap::CommandFactory;
-        Cli::command().print_help().ok();
-        return ExitCode::SUCCESS;
-    };
+    let Some(command) = cli.command else { return answer(&root, Reading::Help { path }) };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
@@ -97,8 +115,6 @@ fn main() -> ExitCode {
             1
         }
     };
-    use std::io::Write;
-    std::io::stdout().flush().ok();
     // A thread may still wait for input.
     std::process::exit(code);
 }
@@ -106,7 +122,11 @@ fn main() -> ExitCode {
 async fn run(global: Global, command: commands::Command) -> Result<i32> {
     let client = Client::new(&global);
     let timeout = global.timeout;
-    let work = command.run(client);
+    let work = async {
+        let done = command.run(client.clone()).await;
+        client.tell_deprecations().await;
+        done
+    };
     if timeout.is_zero() {
         return work.await;
     }
@@ -116,50 +136,83 @@ async fn run(global: Global, command: commands::Command) -> Result<i32> {
 
 /// Prints an error, and on a terminal what to do about it.
 fn fail(error: &Error) -> ExitCode {
-    use std::io::IsTerminal;
     eprintln!("ctr: {}", error.message());
-    if let Some(hint) = error.hint().filter(|_| std::io::stderr().is_terminal()) {
+    if let Some(hint) = hints::about(error).filter(|_| std::io::stderr().is_terminal()) {
         eprintln!("hint: {hint}");
     }
     ExitCode::FAILURE
 }
 
-/// What cannot be read: help and versions are no errors, unknown commands have a code of their own.
-fn refuse(error: &clap::Error) -> ExitCode {
-    use clap::error::ErrorKind;
+/// What is no command: help and versions are no errors, unknown commands have a code of their own.
+fn answer(root: &clap::Command, reading: Reading) -> ExitCode {
+    match reading {
+        Reading::Version => println!("ctr github.com/containerd/containerd/v2 {}", commands::VERSION),
+        Reading::Help { path } => print!("{}", help::text(root, &path, false)),
+        Reading::Topic { path, name } => {
+            eprintln!("No help topic for '{name}'");
+            let meant = hints::meant(arguments::at(root, &path), &name);
+            if let Some(meant) = meant.filter(|_| std::io::stderr().is_terminal()) {
+                eprintln!("hint: did you mean '{meant}'?");
+            }
+            return ExitCode::from(3);
+        }
+        Reading::Refuse { path, message } => {
+            print!("Incorrect Usage: {message}\n\n{}", help::text(root, &path, true));
+            return fail(&Error::unknown(message));
+        }
+        Reading::Run { .. } => {}
+    }
+    ExitCode::SUCCESS
+}
+
+/// What the definitions cannot read: values of the wrong form, flags and words that are missing.
+fn refuse(
+    root: &clap::Command,
+    path: Vec<String>,
+    typed: &[(String, String)],
+    error: &clap::Error,
+) -> ExitCode {
+    use clap::error::{ContextKind, ErrorKind};
+    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let name = |text: &str| {
+        text.trim_start_matches('-').split([' ', '=', '<']).next().unwrap_or_default().to_owned()
+    };
     match error.kind() {
-        ErrorKind::DisplayHelp
-        | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            print!("{}", error.render());
-            ExitCode::SUCCESS
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue
+            if context(ContextKind::InvalidArg).starts_with('-') =>
+        {
+            let canonical = name(&context(ContextKind::InvalidArg));
+            let name = canonical.clone();
+            let name =
+                typed.iter().rev().find(|(known, _)| *known == name).map_or(name, |(_, typed)| typed.clone());
+            let value = context(ContextKind::InvalidValue);
+            let known =
+                arguments::at(root, &path).get_arguments().find(|arg| arg.get_long() == Some(&canonical));
+            // Lists of numbers have another reader there.
+            let why = match known.is_some_and(|arg| matches!(arg.get_action(), clap::ArgAction::Append)) {
+                true => format!("strconv.ParseInt: parsing {value:?}: invalid syntax"),
+                false => "parse error".to_owned(),
+            };
+            let message = format!("invalid value {value:?} for flag -{name}: {why}");
+            answer(root, Reading::Refuse { path, message })
         }
-        ErrorKind::InvalidSubcommand => {
-            let name = error.get(clap::error::ContextKind::InvalidSubcommand).map(ToString::to_string);
-            println!("No help topic for '{}'", name.unwrap_or_default());
-            ExitCode::from(3)
-        }
-        ErrorKind::UnknownArgument => {
-            let flag =
-                error.get(clap::error::ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
-            let text = format!("flag provided but not defined: {}", flag.replacen("--", "-", 1));
-            println!("Incorrect Usage: {text}\n");
-            eprintln!("ctr: {text}");
-            ExitCode::FAILURE
-        }
-        ErrorKind::MissingRequiredArgument => {
-            let missing =
-                error.get(clap::error::ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
-            let name = missing.trim_start_matches('-').split([' ', '=', '<']).next().unwrap_or_default();
-            eprintln!("ctr: Required flag \"{name}\" not set");
-            ExitCode::FAILURE
-        }
+        ErrorKind::MissingRequiredArgument => match missing_flag(&context(ContextKind::InvalidArg)) {
+            Some(flag) => fail(&Error::unknown(format!("Required flag \"{}\" not set", name(&flag)))),
+            None => {
+                print!("{}", help::text(root, &path, true));
+                ExitCode::SUCCESS
+            }
+        },
         _ => {
             let text = error.render().to_string();
-            eprintln!("ctr: {}", text.trim_start_matches("error: ").lines().next().unwrap_or_default());
-            ExitCode::FAILURE
+            fail(&Error::unknown(text.trim_start_matches("error: ").lines().next().unwrap_or_default()))
         }
     }
+}
+
+/// The first flag in a list of what is missing; words that are missing are told by help alone.
+fn missing_flag(list: &str) -> Option<String> {
+    list.split(", ").find(|one| one.starts_with('-')).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -174,12 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_end_at_the_first_word() {
-        let line = "ctr -n lab run --rm --env A=1 --env B=2,3 img id sh -c --rm";
-        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
-        let Some(commands::Command::Run(run)) = cli.command else { panic!("not run") };
-        assert_eq!(run.rest, ["img", "id", "sh", "-c", "--rm"]);
-        assert_eq!(run.container.env, ["A=1", "B=2,3"]);
-        assert_eq!(cli.global.namespace, "lab");
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
     }
 }

@@ -1,21 +1,82 @@
-//! Tables, sizes and times.
+//! What goes to standard output and standard error: lines, tables, JSON, sizes and times.
+//!
+//! A reader that has gone ends the program silently with the code of SIGPIPE; a full disk ends it with an error.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Arguments;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::{Duration, SystemTime};
 
-use corten_types::{Labels, Result};
+use clap::ValueEnum;
+use corten_types::{Error, Labels, Result};
+
+/// Exit code of a program whose reader has gone: 128 and SIGPIPE.
+const READER_GONE: i32 = 141;
+
+/// Writes to standard output, or ends the program: whoever prints has nobody left to tell.
+pub fn say(text: Arguments<'_>) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = out.write_fmt(text).and_then(|()| out.flush()) {
+        lost(error);
+    }
+}
+
+/// Writes bytes to standard output, or ends the program.
+pub fn bytes(data: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = out.write_all(data).and_then(|()| out.flush()) {
+        lost(error);
+    }
+}
+
+fn lost(error: std::io::Error) -> ! {
+    if error.kind() == ErrorKind::BrokenPipe {
+        std::process::exit(READER_GONE);
+    }
+    tell(format_args!("ctr: write /dev/stdout: {}\n", Error::from(error)));
+    std::process::exit(1)
+}
+
+/// Writes to standard error, if there is one.
+pub fn tell(text: Arguments<'_>) {
+    let _ = std::io::stderr().lock().write_fmt(text);
+}
+
+/// How a list is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns that line up, as the original has them.
+    #[default]
+    Table,
+    /// An array of objects.
+    Json,
+    /// Cells with tabs between them, without a header.
+    Plain,
+}
+
+/// What rows of a table end with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// Spaces up to the width of the last column, as most tables have it.
+    Padded,
+    /// Only the header is padded.
+    PaddedHeader,
+    /// Nothing.
+    Bare,
+}
 
 /// A table whose columns line up.
 pub struct Table {
     padding: usize,
     minimum: usize,
+    ends: Ends,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// Columns four spaces apart, at least four wide.
     pub fn wide(header: &[&str]) -> Self {
-        Self { padding: 4, minimum: 4, rows: vec![header.iter().map(ToString::to_string).collect()] }
+        let rows = vec![header.iter().map(ToString::to_string).collect()];
+        Self { padding: 4, minimum: 4, ends: Ends::Padded, rows }
     }
 
     /// Columns one space apart.
@@ -23,25 +84,64 @@ impl Table {
         Self { padding: 1, minimum: 1, ..Self::wide(header) }
     }
 
+    /// The same with other ends of rows.
+    pub fn ends(self, ends: Ends) -> Self {
+        Self { ends, ..self }
+    }
+
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into());
     }
 
     pub fn print(self) -> Result<()> {
+        self.show(Format::Table)
+    }
+
+    pub fn show(self, format: Format) -> Result<()> {
+        match format {
+            Format::Table => {
+                say(format_args!("{}", self.aligned()));
+                Ok(())
+            }
+            Format::Json => json(&self.objects()),
+            Format::Plain => {
+                self.rows.iter().skip(1).for_each(|row| say(format_args!("{}\n", row.join("\t"))));
+                Ok(())
+            }
+        }
+    }
+
+    fn aligned(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
-            (widest + self.padding).max(self.minimum)
+            // A last cell that is not padded does not widen its column.
+            let padded = |row: usize| column + 1 < columns || self.is_padded(row);
+            let cells = self.rows.iter().enumerate().filter(|(row, _)| padded(*row));
+            let widest = cells.filter_map(|(_, row)| row.get(column)).map(|cell| cell.chars().count()).max();
+            (widest.unwrap_or(0) + self.padding).max(self.minimum)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
-        let mut out = std::io::stdout().lock();
-        for row in &self.rows {
-            let line: String =
-                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-            writeln!(out, "{line}")?;
+        let mut text = String::new();
+        for (at, row) in self.rows.iter().enumerate() {
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let width = if column + 1 == columns && !self.is_padded(at) { 0 } else { *width };
+                text.push_str(&format!("{cell:<width$}"));
+            }
+            text.push('\n');
         }
-        Ok(())
+        text
+    }
+
+    fn is_padded(&self, row: usize) -> bool {
+        self.ends == Ends::Padded || (self.ends == Ends::PaddedHeader && row == 0)
+    }
+
+    /// Each row as an object whose keys are the header's words.
+    fn objects(&self) -> serde_json::Value {
+        let key = |name: &String| name.to_lowercase().replace(' ', "_");
+        let header: Vec<String> = self.rows.first().into_iter().flatten().map(key).collect();
+        let object = |row: &Vec<String>| header.iter().cloned().zip(row.iter().cloned()).collect::<Labels>();
+        serde_json::json!(self.rows.iter().skip(1).map(object).collect::<Vec<_>>())
     }
 }
 
@@ -109,20 +209,61 @@ pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// JSON as the original indents it.
+/// JSON as the original indents it, fields sorted.
 pub fn json(value: &serde_json::Value) -> Result<()> {
-    let mut text = Vec::new();
-    let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut text, format);
-    serde::Serialize::serialize(value, &mut serializer)
-        .map_err(|error| corten_types::Error::internal(error.to_string()))?;
-    text.push(b'\n');
-    Ok(std::io::stdout().lock().write_all(&text)?)
+    crate::json::print(&value.clone().into());
+    Ok(())
+}
+
+/// A time of day here, as RFC 3339 without fractions.
+pub fn local_time(time: SystemTime) -> String {
+    let now = jiff::Timestamp::try_from(time).unwrap_or_default();
+    let zoned = now.to_zoned_datetime(jiff::tz::TimeZone::system());
+    let format = if zoned.offset().seconds() == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%:z" };
+    zoned.strftime(format).to_string()
+}
+
+/// A time as Go prints it.
+pub fn go_time(time: SystemTime) -> String {
+    corten_types::timestamp::rfc3339(time).replace('T', " ").replace('Z', " +0000 UTC")
+}
+
+/// Base64 with padding.
+pub fn base64(data: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(data.len().div_ceil(3) * 4);
+    for chunk in data.chunks(3) {
+        let word =
+            chunk.iter().fold(0_u32, |word, byte| (word << 8) | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for digit in 0..4 {
+            let at = (word >> (18 - 6 * digit)) & 63;
+            text.push(if digit > chunk.len() { '=' } else { char::from(DIGITS[at as usize]) });
+        }
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_line_up_and_end_as_the_originals() {
+        let table = |ends| {
+            let mut table = Table::wide(&["TASK", "STATUS"]).ends(ends);
+            table.row(["a".into(), "RUNNING-LONG".into()]);
+            table.aligned()
+        };
+        assert_eq!(table(Ends::Padded), "TASK    STATUS          \na       RUNNING-LONG    \n");
+        assert_eq!(table(Ends::PaddedHeader), "TASK    STATUS    \na       RUNNING-LONG\n");
+        assert_eq!(table(Ends::Bare), "TASK    STATUS\na       RUNNING-LONG\n");
+    }
+
+    #[test]
+    fn bytes_read_as_base64() {
+        let texts = [&b""[..], b"f", b"fo", b"foo", b"foob"].map(base64);
+        assert_eq!(texts, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
+    }
 
     #[test]
     fn sizes_read_as_the_originals() {

@@ -1,64 +1,79 @@
 //! `events`.
 
-use std::io::Write;
-
 use clap::Args;
 use corten_api::services::events::SubscribeRequest;
 use corten_api::{events as told, message_name, services, unpack};
-use corten_types::{Any, Labels, Result};
-use serde_json::{Map, Value, json};
+use corten_types::{Any, Error, Labels, Result};
+use serde_json::{Value, json};
 
-use crate::client::{Daemon, error};
+use crate::client::Daemon;
+use crate::json::Document;
 
 /// What happens, as it happens.
 #[derive(Debug, Args)]
 pub struct Events {
+    #[arg(value_name = "[FILTER...]")]
     filters: Vec<String>,
 }
 
 impl Events {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
         let request = SubscribeRequest { filters: self.filters };
-        let mut stream = daemon.events().subscribe(request).await.map_err(error)?.into_inner();
-        while let Some(envelope) = stream.message().await.map_err(error)? {
+        let mut stream = daemon.events().subscribe(request).await.map_err(raw)?.into_inner();
+        while let Some(envelope) = stream.message().await.map_err(raw)? {
             let Some(event) = envelope.event.as_ref().and_then(decode) else {
-                eprintln!("an event of an unknown type on {}", envelope.topic);
+                let name = envelope.event.map(|event| event.type_url).unwrap_or_default();
+                crate::log::warning(&format!("cannot unmarshal an event from Any: {name}"));
                 continue;
             };
             let time = corten_types::timestamp::to_system(&envelope.timestamp.unwrap_or_default());
-            let time = corten_types::timestamp::rfc3339(time).replace('T', " ").replace('Z', " +0000 UTC");
-            let mut out = std::io::stdout().lock();
-            writeln!(out, "{time} {} {} {event}", envelope.namespace, envelope.topic)?;
-            out.flush()?;
+            let time = crate::output::go_time(time);
+            println!("{time} {} {} {}", envelope.namespace, envelope.topic, event.text(0));
         }
         Ok(())
     }
 }
 
+/// The original tells the failures of this stream as gRPC tells them.
+fn raw(status: tonic::Status) -> Error {
+    let code = format!("{:?}", status.code());
+    Error::unknown(format!("rpc error: code = {code} desc = {}", status.message()))
+}
+
 /// Drops what is empty, as the original does.
-fn object(fields: Vec<(&str, Value)>) -> Value {
-    let empty = |value: &Value| match value {
-        Value::Null => true,
-        Value::Bool(set) => !set,
-        Value::Number(number) => number.as_u64() == Some(0),
-        Value::String(text) => text.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        Value::Array(list) => list.is_empty(),
+fn object(fields: Vec<(&str, Document)>) -> Document {
+    let empty = |document: &Document| match document {
+        // A message that is there is told, even when nothing is in it.
+        Document::Object(_) => false,
+        Document::Array(list) => list.is_empty(),
+        Document::Value(Value::Null) => true,
+        Document::Value(Value::Bool(set)) => !set,
+        Document::Value(Value::Number(number)) => number.as_u64() == Some(0),
+        Document::Value(Value::String(text)) => text.is_empty(),
+        Document::Value(Value::Object(map)) => map.is_empty(),
+        Document::Value(Value::Array(list)) => list.is_empty(),
     };
     let kept = fields.into_iter().filter(|(_, value)| !empty(value));
-    Value::Object(kept.map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>())
+    Document::Object(kept.map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
-fn time(timestamp: Option<prost_types::Timestamp>) -> Value {
-    timestamp.map_or(Value::Null, |at| json!({"seconds": at.seconds, "nanos": at.nanos}))
+fn time(timestamp: Option<prost_types::Timestamp>) -> Document {
+    match timestamp {
+        None => Value::Null.into(),
+        Some(at) => object(vec![("seconds", at.seconds.into()), ("nanos", at.nanos.into())]),
+    }
 }
 
-fn labels(labels: Labels) -> Value {
-    json!(labels)
+fn labels(labels: Labels) -> Document {
+    json!(labels).into()
+}
+
+fn value(value: impl serde::Serialize) -> Document {
+    json!(value).into()
 }
 
 /// An event as JSON under the names of the wire.
-fn decode(any: &Any) -> Option<Value> {
+fn decode(any: &Any) -> Option<Document> {
     macro_rules! event {
         ($($type:path { $($field:ident $(: $with:ident)?),* })*) => {
             $(if message_name(&any.type_url) == <$type as prost::Name>::full_name() {
@@ -66,32 +81,32 @@ fn decode(any: &Any) -> Option<Value> {
                 return Some(object(vec![$((stringify!($field), event!(@value event.$field $(, $with)?))),*]));
             })*
         };
-        (@value $value:expr) => { json!($value) };
+        (@value $value:expr) => { value($value) };
         (@value $value:expr, $with:ident) => { $with($value) };
     }
-    fn runtime(runtime: Option<told::container_create::Runtime>) -> Value {
-        let Some(runtime) = runtime else { return Value::Null };
-        let options = runtime.options.map(|any| object(vec![("type_url", json!(any.type_url))]));
-        object(vec![("name", json!(runtime.name)), ("options", options.unwrap_or(Value::Null))])
+    fn runtime(runtime: Option<told::container_create::Runtime>) -> Document {
+        let Some(runtime) = runtime else { return Value::Null.into() };
+        let options = runtime.options.as_ref().map(crate::commands::containers::any);
+        object(vec![("name", value(runtime.name)), ("options", options.unwrap_or(Value::Null.into()))])
     }
-    fn mounts(mounts: Vec<corten_api::types::Mount>) -> Value {
+    fn mounts(mounts: Vec<corten_api::types::Mount>) -> Document {
         let mount = |one: corten_api::types::Mount| {
             object(vec![
-                ("type", json!(one.r#type)),
-                ("source", json!(one.source)),
-                ("target", json!(one.target)),
-                ("options", json!(one.options)),
+                ("type", value(one.r#type)),
+                ("source", value(one.source)),
+                ("target", value(one.target)),
+                ("options", value(one.options)),
             ])
         };
-        Value::Array(mounts.into_iter().map(mount).collect())
+        Document::Array(mounts.into_iter().map(mount).collect())
     }
-    fn io(io: Option<told::TaskIo>) -> Value {
-        let Some(io) = io else { return Value::Null };
+    fn io(io: Option<told::TaskIo>) -> Document {
+        let Some(io) = io else { return Value::Null.into() };
         object(vec![
-            ("stdin", json!(io.stdin)),
-            ("stdout", json!(io.stdout)),
-            ("stderr", json!(io.stderr)),
-            ("terminal", json!(io.terminal)),
+            ("stdin", value(io.stdin)),
+            ("stdout", value(io.stdout)),
+            ("stderr", value(io.stderr)),
+            ("terminal", value(io.terminal)),
         ])
     }
     event! {
@@ -116,6 +131,7 @@ fn decode(any: &Any) -> Option<Value> {
         told::TaskOom { container_id }
         told::TaskExecAdded { container_id, exec_id }
         told::TaskExecStarted { container_id, exec_id, pid }
+        told::TaskCheckpointed { container_id, checkpoint }
         told::TaskPaused { container_id }
         told::TaskResumed { container_id }
         services::images::ImageCreate { name, labels: labels }

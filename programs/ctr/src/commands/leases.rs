@@ -1,29 +1,42 @@
 //! `leases`.
 
+use std::time::{Duration, SystemTime};
+
 use clap::Subcommand;
 use corten_api::services::leases as api;
-use corten_types::{Result, timestamp};
+use corten_types::{Labels, Result, timestamp};
 
 use crate::client::{Daemon, error};
+use crate::commands::Listing;
 use crate::output::{self, Table};
 
-/// Leases.
+/// Label with the end of a lease.
+const EXPIRE: &str = "containerd.io/gc.expire";
+
+/// Leases: what they hold is kept from the collector.
 #[derive(Debug, Subcommand)]
 pub enum Leases {
     /// List them.
     #[command(visible_alias = "ls")]
-    List {
-        /// Only ids.
-        #[arg(short, long)]
-        quiet: bool,
-        filters: Vec<String>,
+    List(Listing),
+    /// Make one.
+    Create {
+        /// Its id, instead of one of its own.
+        #[arg(long)]
+        id: Option<String>,
+        /// How long it lives; 0 for ever.
+        #[arg(short = 'x', long, value_parser = crate::duration, default_value = "24h0m0s")]
+        expires: Duration,
+        #[arg(value_name = "[KEY=VALUE...]")]
+        labels: Vec<String>,
     },
     /// End them.
-    #[command(visible_alias = "rm", aliases = ["del", "remove"])]
+    #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
         /// Wait until the collector has run.
         #[arg(long)]
         sync: bool,
+        #[arg(required = true, value_name = "LEASE")]
         ids: Vec<String>,
     },
 }
@@ -31,31 +44,60 @@ pub enum Leases {
 impl Leases {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
         match self {
-            Self::List { quiet, filters } => {
-                let found =
-                    daemon.leases().list(api::ListRequest { filters }).await.map_err(error)?.into_inner();
-                let mut table = Table::tight(&["ID", "CREATED AT", "LABELS"]);
-                for lease in found.leases {
-                    if quiet {
-                        println!("{}", lease.id);
-                        continue;
-                    }
-                    let at = timestamp::rfc3339(timestamp::to_system(&lease.created_at.unwrap_or_default()));
-                    table.row([lease.id, at, output::labels(&lease.labels, "-")]);
-                }
-                if quiet { Ok(()) } else { table.print() }
+            Self::List(listing) => list(daemon, listing).await,
+            Self::Create { id, expires, labels } => {
+                // A key alone has no value here, unlike elsewhere.
+                let pair = |text: &String| match text.split_once('=') {
+                    Some((key, value)) => (key.to_owned(), value.to_owned()),
+                    None => (text.clone(), String::new()),
+                };
+                let labels = labels.iter().map(pair).collect();
+                println!("{}", create(daemon, id, expires, labels).await?);
+                Ok(())
             }
             Self::Delete { sync, ids } => {
                 for id in ids {
-                    daemon
-                        .leases()
-                        .delete(api::DeleteRequest { id: id.clone(), sync })
-                        .await
-                        .map_err(error)?;
+                    let request = api::DeleteRequest { id: id.clone(), sync };
+                    daemon.leases().delete(request).await.map_err(error)?;
                     println!("{id}");
                 }
                 Ok(())
             }
         }
     }
+}
+
+/// Makes a lease; answers its id.
+pub async fn create(
+    daemon: &Daemon,
+    id: Option<String>,
+    expires: Duration,
+    mut labels: Labels,
+) -> Result<String> {
+    let now = SystemTime::now();
+    let id = id.unwrap_or_else(|| {
+        let nanos = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        format!("{nanos}-{:04x}", std::process::id() & 0xffff)
+    });
+    if let Some(end) = now.checked_add(expires).filter(|_| !expires.is_zero()) {
+        labels.insert(EXPIRE.into(), output::local_time(end));
+    }
+    let request = api::CreateRequest { id, labels };
+    let made = daemon.leases().create(request).await.map_err(error)?.into_inner();
+    Ok(made.lease.unwrap_or_default().id)
+}
+
+async fn list(daemon: &Daemon, listing: Listing) -> Result<()> {
+    let request = api::ListRequest { filters: listing.filters };
+    let found = daemon.leases().list(request).await.map_err(error)?.into_inner();
+    let mut table = Table::tight(&["ID", "CREATED AT", "LABELS"]);
+    for lease in found.leases {
+        if listing.quiet {
+            println!("{}", lease.id);
+            continue;
+        }
+        let at = output::local_time(timestamp::to_system(&lease.created_at.unwrap_or_default()));
+        table.row([lease.id, at, output::labels(&lease.labels, "-")]);
+    }
+    if listing.quiet { Ok(()) } else { table.show(listing.format) }
 }

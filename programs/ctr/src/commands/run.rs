@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use corten_api::services::containers as records;
 use corten_api::services::tasks as api;
-use corten_types::{Error, Result, ResultExt};
+use corten_types::{Error, Result};
 
 use crate::client::{Daemon, error};
 use crate::commands::{containers, tasks};
-use crate::container::{ContainerFlags, Created, Limits};
+use crate::container::{ContainerFlags, Created, RunFlags};
 use crate::stdio::Streams;
 
 /// Run a container.
@@ -31,11 +31,10 @@ pub struct Run {
     #[arg(long)]
     fifo_dir: Option<PathBuf>,
     #[command(flatten)]
-    pub limits: Limits,
+    pub limits: RunFlags,
     #[command(flatten)]
     pub container: ContainerFlags,
-    /// Image or folder, id, command.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "IMAGE|ROOTFS ID [COMMAND] [ARG...]")]
     pub rest: Vec<String>,
 }
 
@@ -81,12 +80,12 @@ impl Run {
             stdout: streams.paths.stdout.clone(),
             stderr: streams.paths.stderr.clone(),
             terminal: tty,
-            options: Some(created.options.clone()),
+            options: created.options.clone(),
             ..Default::default()
         };
         let pid = daemon.tasks().create(request).await.map_err(error)?.into_inner().pid;
         if let Some(file) = &self.container.pid_file {
-            std::fs::write(file, pid.to_string()).with_context(|| file.display().to_string())?;
+            tasks::write_pid(file, pid)?;
         }
         if self.detach {
             return tasks::start(daemon, &created.id, "").await.map(|()| {

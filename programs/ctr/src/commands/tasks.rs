@@ -1,70 +1,95 @@
 //! `tasks`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use corten_api::keys;
-use corten_api::runc::ProcessDetails;
+use corten_api::runc::{self, ProcessDetails};
+use corten_api::services::containers::Container;
+use corten_api::services::containers::container::Runtime;
 use corten_api::services::{snapshots, tasks as api};
-use corten_types::{Any, Error, Result, ResultExt};
+use corten_api::task_types::Status;
+use corten_api::types::Mount;
+use corten_types::{Any, Error, Result};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::{Daemon, error};
-use crate::commands::containers;
-use crate::output::Table;
+use crate::commands::{Shown, checkpoints, containers, metrics};
+use crate::output::{Ends, Table};
 use crate::stdio::{Paths, RawTerminal, Streams, resize};
 
 /// Running containers.
 #[derive(Debug, Subcommand)]
 pub enum Tasks {
-    /// List them.
-    #[command(visible_alias = "ls")]
-    List {
-        /// Only ids.
-        #[arg(short, long)]
-        quiet: bool,
-    },
-    /// Start a container that has been created.
-    Start(Start),
-    /// Send a signal.
-    Kill {
-        /// Its name or number; that of the container if it has one, else SIGTERM.
-        #[arg(short, long)]
-        signal: Option<String>,
-        /// To a process that was added.
-        #[arg(long, default_value = "")]
-        exec_id: String,
-        /// To all processes.
-        #[arg(short, long)]
-        all: bool,
+    /// Follow a container's streams.
+    Attach {
+        #[arg(default_value = "", value_name = "CONTAINER")]
         id: String,
     },
+    /// Write its state into an image, or a folder.
+    Checkpoint(checkpoints::TaskCheckpoint),
     /// Remove tasks that have ended.
-    #[command(visible_alias = "rm", aliases = ["del", "remove"])]
+    #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
         /// End them first.
         #[arg(short, long)]
         force: bool,
         /// A process that was added.
-        #[arg(long)]
-        exec_id: Option<String>,
+        #[arg(long, default_value = "")]
+        exec_id: String,
+        #[arg(value_name = "CONTAINER")]
         ids: Vec<String>,
     },
     /// Run a further process in a container.
     Exec(Exec),
-    /// Follow a container's streams.
-    Attach { id: String },
-    /// Processes of a container.
-    Ps { id: String },
+    /// List them.
+    #[command(visible_alias = "ls")]
+    List(Shown),
+    /// Send a signal: the container's own, or SIGTERM.
+    Kill(Kill),
+    /// What a container uses: figures of its cgroup.
+    #[command(visible_alias = "metric")]
+    Metrics(metrics::Metrics),
     /// Freeze a container.
-    Pause { id: String },
+    Pause {
+        #[arg(default_value = "", value_name = "CONTAINER")]
+        id: String,
+    },
+    /// Processes of a container.
+    Ps {
+        #[arg(default_value = "", value_name = "CONTAINER")]
+        id: String,
+    },
     /// Let a frozen container go on.
-    Resume { id: String },
+    Resume {
+        #[arg(default_value = "", value_name = "CONTAINER")]
+        id: String,
+    },
+    /// Start a container that has been created.
+    Start(Start),
+}
+
+#[derive(Debug, Args)]
+pub struct Kill {
+    /// Its name or number.
+    #[arg(short, long, default_value = "")]
+    signal: String,
+    /// To a process that was added.
+    #[arg(long, default_value = "")]
+    exec_id: String,
+    /// To all processes.
+    #[arg(short, long)]
+    all: bool,
+    #[arg(default_value = "", value_name = "CONTAINER")]
+    id: String,
 }
 
 #[derive(Debug, Args)]
 pub struct Start {
+    /// Do not pivot into the root file system.
+    #[arg(long)]
+    no_pivot: bool,
     /// Throw output away.
     #[arg(long)]
     null_io: bool,
@@ -80,14 +105,12 @@ pub struct Start {
     /// Do not wait for its end.
     #[arg(short, long)]
     detach: bool,
+    #[arg(default_value = "", value_name = "CONTAINER")]
     id: String,
 }
 
 #[derive(Debug, Args)]
 pub struct Exec {
-    /// Its id.
-    #[arg(long)]
-    exec_id: String,
     /// Folder that it begins in.
     #[arg(long)]
     cwd: Option<String>,
@@ -97,53 +120,66 @@ pub struct Exec {
     /// Do not wait for its end.
     #[arg(short, long)]
     detach: bool,
+    /// Its id.
+    #[arg(long, required = true)]
+    exec_id: String,
     /// Folder for FIFOs.
     #[arg(long)]
     fifo_dir: Option<PathBuf>,
     /// Where output goes.
     #[arg(long)]
     log_uri: Option<String>,
-    /// uid[:gid] that it runs as.
+    /// User that it runs as, name or number, with a group behind a colon.
     #[arg(long)]
     user: Option<String>,
-    /// Container and command.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "CONTAINER CMD [ARG...]")]
     rest: Vec<String>,
 }
 
 impl Tasks {
     pub async fn run(self, daemon: &Daemon) -> Result<i32> {
         match self {
-            Self::List { quiet } => list(daemon, quiet).await?,
+            Self::List(shown) => list(daemon, shown).await?,
             Self::Start(start) => return start.run(daemon).await,
-            Self::Kill { signal, exec_id, all, id } => kill(daemon, signal, exec_id, all, id).await?,
-            Self::Delete { force, exec_id, ids } => return delete(daemon, force, exec_id, ids).await,
+            Self::Kill(kill) => kill.run(daemon).await?,
+            Self::Delete { force, exec_id, ids } => return delete(daemon, force, &exec_id, ids).await,
             Self::Exec(exec) => return exec.run(daemon).await,
             Self::Attach { id } => return attach(daemon, &id).await,
+            Self::Checkpoint(checkpoint) => checkpoint.run(daemon).await?,
+            Self::Metrics(metrics) => metrics.run(daemon).await?,
             Self::Ps { id } => ps(daemon, id).await?,
             Self::Pause { id } => {
-                daemon.tasks().pause(api::PauseTaskRequest { container_id: id }).await.map_err(error)?;
+                containers::get(daemon, &id).await?;
+                daemon.tasks().pause(api::PauseTaskRequest { container_id: id }).await.map_err(running)?;
             }
             Self::Resume { id } => {
-                daemon.tasks().resume(api::ResumeTaskRequest { container_id: id }).await.map_err(error)?;
+                containers::get(daemon, &id).await?;
+                daemon.tasks().resume(api::ResumeTaskRequest { container_id: id }).await.map_err(running)?;
             }
         }
         Ok(0)
     }
 }
 
-async fn list(daemon: &Daemon, quiet: bool) -> Result<()> {
+fn given(id: &str) -> Result<()> {
+    match id.is_empty() {
+        true => Err(Error::unknown("container id must be provided")),
+        false => Ok(()),
+    }
+}
+
+async fn list(daemon: &Daemon, shown: Shown) -> Result<()> {
     let found = daemon.tasks().list(api::ListTasksRequest::default()).await.map_err(error)?.into_inner();
-    let mut table = Table::wide(&["TASK", "PID", "STATUS"]);
+    let mut table = Table::wide(&["TASK", "PID", "STATUS"]).ends(Ends::PaddedHeader);
     for task in found.tasks {
-        if quiet {
+        if shown.quiet {
             println!("{}", task.id);
         } else {
             let status = task.status().as_str_name().to_owned();
             table.row([task.id, task.pid.to_string(), status]);
         }
     }
-    if quiet { Ok(()) } else { table.print() }
+    if shown.quiet { Ok(()) } else { table.show(shown.format) }
 }
 
 /// Lets a created process go.
@@ -207,6 +243,7 @@ pub async fn follow(daemon: &Daemon, id: &str, exec: &str, mut streams: Streams,
 
 impl Start {
     async fn run(self, daemon: &Daemon) -> Result<i32> {
+        given(&self.id)?;
         let container = containers::get(daemon, &self.id).await?;
         let spec: Value =
             serde_json::from_slice(&container.spec.unwrap_or_default().value).unwrap_or_default();
@@ -229,11 +266,12 @@ impl Start {
             stdout: streams.paths.stdout.clone(),
             stderr: streams.paths.stderr.clone(),
             terminal: tty,
+            options: without_pivot(container.runtime.unwrap_or_default(), self.no_pivot),
             ..Default::default()
         };
         let pid = daemon.tasks().create(request).await.map_err(error)?.into_inner().pid;
         if let Some(file) = &self.pid_file {
-            std::fs::write(file, pid.to_string()).with_context(|| file.display().to_string())?;
+            write_pid(file, pid)?;
         }
         if self.detach {
             start(daemon, &self.id, "").await?;
@@ -246,8 +284,32 @@ impl Start {
     }
 }
 
+/// The options of a task that its container's runtime does not pivot for.
+fn without_pivot(runtime: Runtime, no_pivot: bool) -> Option<Any> {
+    if !no_pivot {
+        return None;
+    }
+    let known = runtime.options.unwrap_or_default();
+    let options: runc::Options = corten_api::unpack(&known).unwrap_or_default();
+    Some(corten_api::pack(&runc::Options { no_pivot_root: true, ..options }))
+}
+
+/// Writes a pid under a name of its own first: who reads the file finds all of it.
+pub fn write_pid(file: &Path, pid: u32) -> Result<()> {
+    let name = format!(".{}-{}", file.file_name().unwrap_or_default().to_string_lossy(), std::process::id());
+    let temporary = file.with_file_name(name);
+    let write = || {
+        std::fs::write(&temporary, pid.to_string())?;
+        std::fs::rename(&temporary, file)
+    };
+    write().map_err(|failed| {
+        std::fs::remove_file(&temporary).ok();
+        Error::from(failed).context(format!("failed to create temp file: open {}", file.display()))
+    })
+}
+
 /// The name of a signal, with or without SIG, or its number.
-fn signal_number(text: &str) -> Result<u32> {
+pub fn signal_number(text: &str) -> Result<u32> {
     const NAMES: &str = "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP \
         TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS";
     if let Ok(number) = text.parse() {
@@ -257,19 +319,34 @@ fn signal_number(text: &str) -> Result<u32> {
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let at = NAMES.split_whitespace().position(|known| known == name);
     let number = at.and_then(|at| u32::try_from(at + 1).ok());
-    number.ok_or_else(|| Error::unknown(format!("unknown signal {text:?}")))
+    number.ok_or_else(|| Error::unknown(format!("invalid signal: {text}")))
 }
 
-async fn kill(daemon: &Daemon, signal: Option<String>, exec_id: String, all: bool, id: String) -> Result<()> {
-    let container = containers::get(daemon, &id).await?;
-    let of_container = container.labels.get("io.containerd.image.config.stop-signal").cloned();
-    let signal = signal.or(of_container).unwrap_or_else(|| "SIGTERM".into());
-    let request = api::KillRequest { container_id: id, exec_id, signal: signal_number(&signal)?, all };
-    daemon.tasks().kill(request).await.map_err(running).map(drop)
+impl Kill {
+    async fn run(self, daemon: &Daemon) -> Result<()> {
+        given(&self.id)?;
+        let asked =
+            Some(&self.signal).filter(|signal| !signal.is_empty()).map(|signal| signal_number(signal));
+        let asked = asked.transpose()?;
+        let container = containers::get(daemon, &self.id).await?;
+        let signal = match asked {
+            Some(signal) => signal,
+            None => stop_signal(&container),
+        };
+        let Self { exec_id, all, id, .. } = self;
+        let request = api::KillRequest { container_id: id, exec_id, signal, all };
+        daemon.tasks().kill(request).await.map_err(running).map(drop)
+    }
+}
+
+/// The signal that asks a container to end.
+pub fn stop_signal(container: &corten_api::services::containers::Container) -> u32 {
+    let own = container.labels.get("io.containerd.image.config.stop-signal");
+    own.and_then(|name| signal_number(name).ok()).unwrap_or(15)
 }
 
 /// A container without a task is told in other words.
-fn running(status: tonic::Status) -> Error {
+pub fn running(status: tonic::Status) -> Error {
     let failed = error(status);
     match failed.message().starts_with("task ") && failed.is_not_found() {
         true => failed.context("no running task found"),
@@ -277,48 +354,74 @@ fn running(status: tonic::Status) -> Error {
     }
 }
 
-async fn delete(daemon: &Daemon, force: bool, exec_id: Option<String>, ids: Vec<String>) -> Result<i32> {
+async fn delete(daemon: &Daemon, force: bool, exec_id: &str, ids: Vec<String>) -> Result<i32> {
+    if !exec_id.is_empty() {
+        let [id, ..] = ids.as_slice() else { return Ok(0) };
+        containers::get(daemon, id).await?;
+        let request = api::DeleteProcessRequest { container_id: id.clone(), exec_id: exec_id.into() };
+        let ended = daemon.tasks().delete_process(request).await.map_err(error).map_err(|failed| {
+            if failed.is_not_found() { failed.context("no running process found") } else { failed }
+        })?;
+        return Ok(i32::try_from(ended.into_inner().exit_status).unwrap_or(1));
+    }
     let mut first = Ok(0);
     for id in ids {
-        let deleted = match &exec_id {
-            Some(exec_id) => {
-                let request = api::DeleteProcessRequest { container_id: id, exec_id: exec_id.clone() };
-                let answer = daemon.tasks().delete_process(request).await.map_err(running);
-                answer.map(|answer| i32::try_from(answer.into_inner().exit_status).unwrap_or(1))
-            }
-            None => delete_task(daemon, force, id).await.map(|()| 0),
+        let loaded = containers::get(daemon, &id).await;
+        let Ok(_) = &loaded else {
+            first = first.and(loaded.map(|_| 0).inspect_err(|failed| {
+                crate::log::error(&format!("failed to load task from {id}"), failed);
+            }));
+            continue;
         };
-        if first.is_ok() {
-            first = deleted;
+        match delete_task(daemon, force, &id).await {
+            Ok(0) => {}
+            Ok(code) => crate::log::warning(&format!("task {id} exit with non-zero exit code {code}")),
+            Err(failed) => {
+                let what = match failed.message().starts_with("no running task") {
+                    true => format!("failed to load task from {id}"),
+                    false => format!("unable to delete {id}"),
+                };
+                crate::log::error(&what, &failed);
+                first = first.and(Err(failed));
+            }
         }
     }
     first
 }
 
-async fn delete_task(daemon: &Daemon, force: bool, id: String) -> Result<()> {
+/// Removes a task; answers the exit code of its process.
+async fn delete_task(daemon: &Daemon, force: bool, id: &str) -> Result<u32> {
+    let get = api::GetRequest { container_id: id.into(), exec_id: String::new() };
+    let process = daemon.tasks().get(get).await.map_err(running)?.into_inner().process.unwrap_or_default();
+    let status = process.status();
     if force {
-        let wait = api::WaitRequest { container_id: id.clone(), exec_id: String::new() };
-        let mut service = daemon.tasks();
-        let kill =
-            api::KillRequest { container_id: id.clone(), exec_id: String::new(), signal: 9, all: true };
-        match daemon.tasks().kill(kill).await.map_err(running) {
-            Ok(_) => drop(service.wait(wait).await.map_err(running)?),
-            // It has ended already.
-            Err(ended) if ended.is_not_found() => {}
-            Err(failed) => return Err(failed),
-        }
+        end(daemon, id, 9, true).await?;
+    } else if !matches!(status, Status::Stopped | Status::Created | Status::Unknown) {
+        let status = status.as_str_name().to_lowercase();
+        return Err(Error::failed_precondition(format!("task must be stopped before deletion: {status}")));
     }
-    daemon.tasks().delete(api::DeleteTaskRequest { container_id: id }).await.map_err(running).map(drop)
+    let request = api::DeleteTaskRequest { container_id: id.into() };
+    Ok(daemon.tasks().delete(request).await.map_err(running)?.into_inner().exit_status)
+}
+
+/// Sends a signal and waits for the end; a task that has ended or gone already is no failure.
+pub async fn end(daemon: &Daemon, id: &str, signal: u32, all: bool) -> Result<()> {
+    let wait = api::WaitRequest { container_id: id.into(), exec_id: String::new() };
+    let kill = api::KillRequest { container_id: id.into(), exec_id: String::new(), signal, all };
+    match daemon.tasks().kill(kill).await.map_err(running) {
+        Ok(_) => daemon.tasks().wait(wait).await.map_err(running).map(drop),
+        Err(ended) if ended.is_not_found() => Ok(()),
+        Err(failed) => Err(failed),
+    }
 }
 
 impl Exec {
     async fn run(self, daemon: &Daemon) -> Result<i32> {
-        let [id, command @ ..] = self.rest.as_slice() else {
-            return Err(Error::invalid_argument("container id must be provided"));
-        };
+        let [id, command @ ..] = self.rest.as_slice() else { return given("").map(|()| 0) };
+        given(id)?;
         let container = containers::get(daemon, id).await?;
         let spec: Value =
-            serde_json::from_slice(&container.spec.unwrap_or_default().value).unwrap_or_default();
+            serde_json::from_slice(&container.spec.clone().unwrap_or_default().value).unwrap_or_default();
         let mut process = spec["process"].clone();
         process["terminal"] = json!(self.tty);
         process["args"] = json!(command);
@@ -326,11 +429,7 @@ impl Exec {
             process["cwd"] = json!(cwd);
         }
         if let Some(user) = &self.user {
-            let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
-            let number = |text: &str| {
-                text.parse::<u32>().map_err(|_| Error::unknown(format!("user {user:?} is not a number")))
-            };
-            process["user"] = json!({"uid": number(uid)?, "gid": number(gid)?});
+            process["user"] = self.user_of(daemon, user, &container, &spec).await?;
         }
         let streams = match &self.log_uri {
             Some(uri) => Streams::logged(uri),
@@ -356,13 +455,36 @@ impl Exec {
         daemon.tasks().delete_process(request).await.ok();
         code
     }
+
+    /// Who a process runs as: names are those of the container's own files.
+    async fn user_of(
+        &self,
+        daemon: &Daemon,
+        user: &str,
+        container: &Container,
+        spec: &Value,
+    ) -> Result<Value> {
+        let mounts = if container.snapshot_key.is_empty() {
+            let source = spec["root"]["path"].as_str().unwrap_or_default().to_owned();
+            vec![Mount { r#type: "bind".into(), source, ..Mount::default() }]
+        } else {
+            let request = snapshots::MountsRequest {
+                snapshotter: container.snapshotter.clone(),
+                key: container.snapshot_key.clone(),
+            };
+            daemon.snapshots().mounts(request).await.map_err(error)?.into_inner().mounts
+        };
+        let user = crate::rootfs::user(&mounts, user)?;
+        Ok(json!({"uid": user.uid, "gid": user.gid, "additionalGids": user.additional}))
+    }
 }
 
 async fn attach(daemon: &Daemon, id: &str) -> Result<i32> {
+    containers::get(daemon, id).await?;
     let request = api::GetRequest { container_id: id.into(), exec_id: String::new() };
     let process =
         daemon.tasks().get(request).await.map_err(running)?.into_inner().process.unwrap_or_default();
-    if process.status() == corten_api::task_types::Status::Stopped {
+    if process.status() == Status::Stopped {
         return i32::try_from(process.exit_status).map_err(|_| Error::internal("exit status"));
     }
     let paths = Paths { stdin: process.stdin, stdout: process.stdout, stderr: process.stderr };
@@ -373,8 +495,10 @@ async fn attach(daemon: &Daemon, id: &str) -> Result<i32> {
 }
 
 async fn ps(daemon: &Daemon, id: String) -> Result<()> {
+    given(&id)?;
+    containers::get(daemon, &id).await?;
     let found = daemon.tasks().list_pids(api::ListPidsRequest { container_id: id }).await.map_err(running)?;
-    let mut table = Table::wide(&["PID", "INFO"]);
+    let mut table = Table::wide(&["PID", "INFO"]).ends(Ends::Bare);
     for process in found.into_inner().processes {
         let details = process.info.and_then(|any| corten_api::unpack::<ProcessDetails>(&any).ok());
         let info = details.map_or_else(|| "-".into(), |details| format!("exec_id:{:?}", details.exec_id));

@@ -1,0 +1,142 @@
+//! `snapshots diff`: what a snapshot changes, as a layer on standard output.
+
+use std::time::Duration;
+
+use clap::Args;
+use corten_api::services::{content, diff, leases, snapshots};
+use corten_api::types::Mount;
+use corten_types::{Error, Labels, Result};
+
+use crate::client::{Daemon, error};
+use crate::commands::snapshots::{ROOT, stat};
+use crate::container::labels;
+use crate::output;
+
+/// How long the parts are kept should this program be ended in between.
+const LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// What a snapshot changes.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// Type of the layer.
+    #[arg(long, default_value = "application/vnd.oci.image.layer.v1.tar+gzip")]
+    media_type: String,
+    /// Name of the upload.
+    #[arg(long = "ref")]
+    reference: Option<String>,
+    /// Keep the layer in the content store.
+    #[arg(long)]
+    keep: bool,
+    /// Labels of the layer, K=V.
+    #[arg(long)]
+    label: Vec<String>,
+    #[arg(default_value = "", value_name = "A")]
+    a: String,
+    #[arg(default_value = "", value_name = "[B]")]
+    b: String,
+}
+
+impl Diff {
+    pub async fn run(self, daemon: &Daemon, snapshotter: &str) -> Result<()> {
+        if self.a.is_empty() {
+            return Err(Error::unknown("snapshot id must be provided"));
+        }
+        let lease = super::leases::create(daemon, None, LIFE, Labels::new()).await?;
+        let done = self.made(&daemon.leased(&lease)?, snapshotter).await;
+        let request = leases::DeleteRequest { id: lease, sync: false };
+        daemon.leases().delete(request).await.ok();
+        done
+    }
+
+    async fn made(&self, daemon: &Daemon, snapshotter: &str) -> Result<()> {
+        let mut views = Views { daemon, snapshotter, keys: Vec::new() };
+        let layer = self.compare(&mut views).await;
+        views.remove().await;
+        copy(daemon, &layer?).await
+    }
+
+    /// Has the layer made; answers its digest.
+    async fn compare(&self, views: &mut Views<'_>) -> Result<String> {
+        let (left, right) = match self.b.is_empty() {
+            true => {
+                let parent = stat(views.daemon, views.snapshotter, &self.a).await?.parent;
+                (views.of(&parent).await?, views.mounts(&self.a).await?)
+            }
+            false => (views.mounts(&self.a).await?, views.mounts(&self.b).await?),
+        };
+        let mut labels = labels(&self.label);
+        if self.keep {
+            labels.insert(ROOT.into(), output::local_time(std::time::SystemTime::now()));
+        }
+        let request = diff::DiffRequest {
+            left,
+            right,
+            media_type: self.media_type.clone(),
+            r#ref: self.reference.clone().unwrap_or_default(),
+            labels,
+            source_date_epoch: source_date_epoch()?,
+        };
+        let made = views.daemon.diff().diff(request).await.map_err(error)?.into_inner();
+        Ok(made.diff.unwrap_or_default().digest)
+    }
+}
+
+/// The time that reproducible layers are made at, if one is set.
+pub fn source_date_epoch() -> Result<Option<prost_types::Timestamp>> {
+    let Some(text) = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let seconds =
+        text.parse().map_err(|_| Error::unknown(format!("invalid SOURCE_DATE_EPOCH value {text:?}")))?;
+    Ok(Some(prost_types::Timestamp { seconds, nanos: 0 }))
+}
+
+/// Views made for a comparison, and their keys.
+struct Views<'a> {
+    daemon: &'a Daemon,
+    snapshotter: &'a str,
+    keys: Vec<String>,
+}
+
+impl Views<'_> {
+    /// Mounts of a snapshot: its own where it is active, else those of a view of it.
+    async fn mounts(&mut self, key: &str) -> Result<Vec<Mount>> {
+        let info = stat(self.daemon, self.snapshotter, key).await?;
+        if info.kind() == snapshots::Kind::Committed {
+            return self.of(key).await;
+        }
+        let request = snapshots::MountsRequest { snapshotter: self.snapshotter.into(), key: key.into() };
+        Ok(self.daemon.snapshots().mounts(request).await.map_err(error)?.into_inner().mounts)
+    }
+
+    /// Mounts of a view of a committed snapshot; of an empty one without a parent.
+    async fn of(&mut self, parent: &str) -> Result<Vec<Mount>> {
+        let key = format!("{parent}-view-{}-{}", std::process::id(), self.keys.len());
+        let request = snapshots::ViewSnapshotRequest {
+            snapshotter: self.snapshotter.into(),
+            key: key.clone(),
+            parent: parent.into(),
+            labels: Labels::new(),
+        };
+        let mounts = self.daemon.snapshots().view(request).await.map_err(error)?.into_inner().mounts;
+        self.keys.push(key);
+        Ok(mounts)
+    }
+
+    async fn remove(self) {
+        for key in self.keys {
+            let request = snapshots::RemoveSnapshotRequest { snapshotter: self.snapshotter.into(), key };
+            self.daemon.snapshots().remove(request).await.ok();
+        }
+    }
+}
+
+/// Copies a blob to standard output as it arrives.
+async fn copy(daemon: &Daemon, digest: &str) -> Result<()> {
+    let request = content::ReadContentRequest { digest: digest.into(), offset: 0, size: 0 };
+    let mut stream = daemon.content().read(request).await.map_err(error)?.into_inner();
+    while let Some(message) = stream.message().await.map_err(error)? {
+        output::bytes(&message.data);
+    }
+    Ok(())
+}
