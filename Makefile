@@ -56,7 +56,16 @@ bench: build ## side by side with Debian's containerd 2.1 and runc, as ratios
 peers: ## unpack the real programs that the tests compare with
 	@scripts/peers $(PEERS)
 
+.PHONY: docs
+docs: ## the documentation that is made from the definitions of the commands
+	cargo run -q -p ctr -- manual >docs/ctr.md
+
 .PHONY: install
-install: build ## place the programs under PREFIX (/usr/local)
+install: build ## place programs, manual and completions under PREFIX (/usr/local)
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 0755 $(RELEASE)/containerd $(RELEASE)/ctr $(RELEASE)/containerd-shim-runc-v2 $(DESTDIR)$(PREFIX)/bin
+	$(RELEASE)/ctr manual --folder $(RELEASE)/manual
+	install -Dm 0644 $(RELEASE)/manual/ctr.8 $(DESTDIR)$(PREFIX)/share/man/man8/ctr.8
+	install -Dm 0644 $(RELEASE)/manual/ctr.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ctr
+	install -Dm 0644 $(RELEASE)/manual/_ctr $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ctr
+	install -Dm 0644 $(RELEASE)/manual/ctr.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ctr.fish

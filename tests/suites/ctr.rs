@@ -401,6 +401,13 @@ c checkpoint a
 c checkpoint a b
 c restore
 c restore a
+c create $I ck
+c checkpoint ck example.com/ck:1
+c checkpoint --image ck example.com/ck:2
+c checkpoint ck example.com/ck:1
+[ours: the daemon's own words] c checkpoint --task ck example.com/ck:3
+content ls -q
+c rm ck
 [ours: nothing is brought from a registry here] c restore a b
 leases create --id l1 a=b c
 leases ls
@@ -621,6 +628,9 @@ t kill
 t kill nope
 t kill --signal FOO k1
 [ours: the daemon's own words] t kill --exec-id nope k1
+shim --id k1 state
+shim --id k1 state --api-version 4
+shim --id k1 state -t nope
 t kill --exec-id e2 -s 9 k1
 [pids] t rm --exec-id e2 k1
 t rm
@@ -647,6 +657,53 @@ c info k2
 t rm -f k2
 c rm k2
 ";
+
+/// Both listen to one daemon, and hear the same.
+fn hear_the_same(node: Node) {
+    let theirs = Peers::find().containerd_2_1().join("ctr");
+    let side = Side::new(node, &theirs);
+    let node = &side.node;
+    let ours = corten_tests::peers::programs().join("ctr");
+    let listen = |program: &Path| Running::start(node.foreign_ctr_command(program, ["events"]), None);
+    let listeners = [listen(&ours), listen(&theirs)];
+    let probe = ["namespaces", "create", "probe", "a=b"];
+    for listener in &listeners {
+        eventually("events flow", Duration::from_secs(10), || {
+            corten_tests::command::run(node.foreign_ctr_command(&theirs, probe));
+            corten_tests::command::run(node.foreign_ctr_command(&theirs, ["namespaces", "rm", "probe"]));
+            listener.next_output(Duration::from_millis(100))
+        });
+    }
+    side.run("run --rm --label a=<b> $I story true").ok();
+    side.run("snapshots prepare q1").ok();
+    side.run("snapshots commit q2 q1").ok();
+    side.run("snapshots rm q2").ok();
+    side.run("containers create $I last").ok();
+    side.run("containers label last x=y").ok();
+    side.run("containers rm last").ok();
+    let heard = listeners.map(|listener| {
+        let mut text = String::new();
+        while !text.contains("/containers/delete {\"id\":\"last\"}") {
+            text.push_str(&listener.next_output(Duration::from_secs(10)).unwrap_or_else(|| panic!("{text}")));
+        }
+        let of_interest = |line: &&str| !line.contains("/namespaces/");
+        text.lines().filter(of_interest).map(str::to_owned).collect::<Vec<_>>()
+    });
+    assert_eq!(heard[0], heard[1]);
+    assert!(heard[0].len() > 10, "{heard:?}");
+    side.node.finish();
+}
+
+#[test]
+fn events_are_told_as_debians_tells_them_on_our_daemon() {
+    hear_the_same(Node::start());
+}
+
+#[test]
+fn events_are_told_as_debians_tells_them_on_debians_daemon() {
+    let ours = corten_tests::peers::programs().join("ctr");
+    hear_the_same(Node::peer(&Peers::find().containerd_2_1()).ctr(ours).start());
+}
 
 #[test]
 fn words_are_read_as_debians_reads_them() {

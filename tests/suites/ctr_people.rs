@@ -1,8 +1,321 @@
-//! What `ctr` does for people, and what it does when things go wrong.
+//! What `ctr` does for people, and what it does when things go wrong around it.
 
-use corten_tests::Node;
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use corten_tests::command::run;
+use corten_tests::{Finished, ImageBuilder, Node, Running, Scratch, eventually};
+use serde_json::Value;
+
+const IMAGE: &str = "example.com/lab/box:1";
+
+fn program() -> std::path::PathBuf {
+    corten_tests::peers::programs().join("ctr")
+}
+
+fn ctr(address: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command.arg("--address").arg(address).args(args);
+    command
+}
+
+/// A message of one line, and nothing of a panic.
+#[track_caller]
+fn fails_in_one_line(finished: Finished, text: &str) {
+    let message = finished.fails_with(text);
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(message.starts_with("ctr: ") && !message.contains("panicked"), "{message}");
+}
+
+fn node_with_image() -> Node {
+    let node = Node::start();
+    let archive = node.join("image.tar");
+    ImageBuilder::busybox().build().save(&archive, IMAGE).unwrap();
+    node.ctr(["images", "import", archive.to_str().unwrap()]).ok();
+    node
+}
+
+/// Runs a command line on a terminal.
+fn on_a_terminal(command: &Command) -> Finished {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let quoted: Vec<String> =
+        words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', "'\\''"))).collect();
+    let mut script = Command::new("script");
+    script.args(["-qec", &quoted.join(" "), "/dev/null"]);
+    run(script)
+}
 
 #[test]
-fn placeholder() {
-    drop(Node::start);
+fn a_socket_that_is_absent_is_told_in_one_line() {
+    let scratch = Scratch::new();
+    let socket = scratch.join("nope.sock");
+    let text = format!("cannot access socket {0}: stat {0}: no such file or directory", socket.display());
+    fails_in_one_line(run(ctr(&socket, &["containers", "ls"])), &text);
+    let told = on_a_terminal(&ctr(&socket, &["containers", "ls"]));
+    assert!(told.stdout.contains("hint: is the daemon running?"), "{told:?}");
+}
+
+#[test]
+fn a_file_and_a_dead_socket_are_told_in_one_line() {
+    let scratch = Scratch::new();
+    std::fs::write(scratch.join("file"), "").unwrap();
+    fails_in_one_line(run(ctr(&scratch.join("file"), &["tasks", "ls"])), "failed to dial");
+    drop(UnixListener::bind(scratch.join("dead")).unwrap());
+    fails_in_one_line(run(ctr(&scratch.join("dead"), &["tasks", "ls"])), "connection refused");
+}
+
+#[test]
+fn somebody_else_behind_the_socket_is_no_daemon() {
+    let scratch = Scratch::new();
+    let path = scratch.join("other");
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut buffer = [0; 1024];
+            let _ = stream.read(&mut buffer);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    fails_in_one_line(run(ctr(&path, &["tasks", "ls"])), "unavailable");
+}
+
+#[test]
+fn a_daemon_that_says_nothing_is_not_waited_for_for_ever() {
+    let scratch = Scratch::new();
+    let path = scratch.join("silent");
+    let listener = UnixListener::bind(&path).unwrap();
+    let keep = std::thread::spawn(move || {
+        let streams: Vec<_> = listener.incoming().take(2).collect();
+        std::thread::sleep(Duration::from_secs(30));
+        drop(streams);
+    });
+    fails_in_one_line(run(ctr(&path, &["--connect-timeout", "200ms", "tasks", "ls"])), "unavailable");
+    fails_in_one_line(run(ctr(&path, &["--timeout", "300ms", "tasks", "ls"])), "context deadline exceeded");
+    drop(keep);
+}
+
+#[test]
+fn a_daemon_that_goes_away_ends_who_listens_to_it() {
+    let mut node = Node::start();
+    let events = node.ctr_running(["events"]);
+    eventually("events flow", Duration::from_secs(10), || {
+        node.ctr(["namespaces", "create", "probe"]);
+        node.ctr(["namespaces", "rm", "probe"]);
+        events.next_output(Duration::from_millis(100))
+    });
+    node.kill_daemon();
+    fails_in_one_line(events.finish(), "error reading from server");
+    node.start_daemon();
+    node.finish();
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_command_silently() {
+    let node = Node::start();
+    for args in [&["plugins", "ls"][..], &["--help"], &["version"], &["oci", "spec"], &["info"]] {
+        let mut command = node.ctr_command(args.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(141), "{args:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{args:?}: {output:?}");
+    }
+    node.finish();
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let node = Node::start();
+    for args in
+        [&["plugins", "ls"][..], &["plugins", "ls", "-q"], &["--help"], &["info"], &["completion", "bash"]]
+    {
+        let mut command = node.ctr_command(args.iter().copied());
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        command.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
+        assert_eq!(message, "ctr: write /dev/stdout: no space left on device\n", "{args:?}");
+    }
+    node.finish();
+}
+
+#[test]
+fn bad_words_are_refused_without_harm() {
+    let node = Node::start();
+    let long = "x".repeat(100_000);
+    node.ctr(["containers", "info", &long]).fails(1);
+    node.ctr(["containers", "info", "\u{1b}[2J"]).fails(1);
+    node.ctr(["--namespace=\n", "containers", "ls"]).fails(1);
+    use std::os::unix::ffi::OsStrExt;
+    let mut command = ctr(&node.address(), &["containers", "info"]);
+    command.arg(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
+    run(command).fails(1);
+    node.finish();
+}
+
+#[test]
+fn mistyped_commands_and_missing_images_come_with_advice_on_a_terminal_only() {
+    let node = Node::start();
+    let typed = node.ctr_command(["imgaes"]);
+    let told = on_a_terminal(&typed);
+    assert!(told.stdout.contains("hint: did you mean 'images'?"), "{told:?}");
+    assert_eq!(run(typed).fails(3), "No help topic for 'imgaes'\n");
+    let missing = node.ctr_command(["run", "example.com/none:1", "x"]);
+    let told = on_a_terminal(&missing);
+    assert!(told.stdout.contains("hint: pull it: ctr images pull example.com/none:1"), "{told:?}");
+    assert_eq!(run(missing).fails(1), "ctr: image \"example.com/none:1\": not found\n");
+    node.finish();
+}
+
+#[test]
+fn lists_are_tables_json_or_plain() {
+    let node = node_with_image();
+    node.ctr(["containers", "create", IMAGE, "a"]).ok();
+    let json: Value = serde_json::from_str(&node.ctr(["c", "ls", "--format", "json"]).ok()).unwrap();
+    assert_eq!(json[0]["container"], "a");
+    assert_eq!(json[0]["image"], IMAGE);
+    let plain = node.ctr(["c", "ls", "--format", "plain"]).ok();
+    assert_eq!(plain, format!("a\t{IMAGE}\tio.containerd.runc.v2\n"));
+    node.ctr(["c", "ls", "--format", "nope"]).fails_with("invalid value \"nope\" for flag -format");
+    for args in [&["t", "ls"][..], &["plugins", "ls"], &["ns", "ls"], &["leases", "ls"], &["snapshots", "ls"]]
+    {
+        let text = node.ctr(args.iter().copied().chain(["--format", "json"])).ok();
+        assert!(serde_json::from_str::<Value>(&text).unwrap().is_array(), "{args:?}");
+    }
+    node.ctr(["c", "rm", "a"]).ok();
+    node.finish();
+}
+
+#[test]
+fn stop_asks_first_and_then_insists() {
+    let node = node_with_image();
+    let polite = "trap 'exit 3' TERM; while :; do sleep 0.1; done";
+    node.ctr(["run", "-d", "--null-io", IMAGE, "polite", "sh", "-c", polite]).ok();
+    // The first process of a container does not end by a signal that it does not handle.
+    node.ctr(["run", "-d", "--null-io", IMAGE, "deaf", "sleep", "1000"]).ok();
+    assert_eq!(node.ctr(["stop", "--grace", "30s", "--rm", "polite"]).ok(), "polite\n");
+    assert_eq!(node.ctr(["stop", "--grace", "200ms", "deaf"]).ok(), "deaf\n");
+    assert!(node.tasks().is_empty());
+    assert_eq!(node.ctr(["c", "ls", "-q"]).ok(), "deaf\n");
+    node.ctr(["stop", "nope"]).fails_with("container \"nope\" in namespace");
+    node.ctr(["c", "rm", "deaf"]).ok();
+    node.finish();
+}
+
+#[test]
+fn prune_removes_what_has_ended_and_nothing_else() {
+    let node = node_with_image();
+    node.ctr(["c", "create", IMAGE, "ended"]).ok();
+    node.ctr(["run", "-d", "--null-io", IMAGE, "alive", "sleep", "1000"]).ok();
+    node.ctr(["prune", "--all"]).fails_with("--force");
+    assert_eq!(node.ctr(["prune", "--all", "--dry-run"]).ok(), "container ended\n");
+    assert_eq!(node.ctr(["prune", "--all", "--force"]).ok(), "container ended\n");
+    assert_eq!(node.ctr(["c", "ls", "-q"]).ok(), "alive\n");
+    node.ctr(["stop", "-t", "0s", "--rm", "alive"]).ok();
+    assert_eq!(node.ctr(["prune", "--all", "--force"]).ok(), format!("image {IMAGE}\n"));
+    assert_eq!(node.ctr(["images", "ls", "-q"]).ok(), "");
+    node.finish();
+}
+
+#[test]
+fn inspect_and_stats_tell_about_what_runs() {
+    let node = node_with_image();
+    node.ctr(["run", "-d", "--null-io", IMAGE, "box", "sleep", "1000"]).ok();
+    let about: Value = serde_json::from_str(&node.ctr(["inspect", "box", IMAGE]).ok()).unwrap();
+    assert_eq!(about[0]["container"]["task"]["status"], "running");
+    assert_eq!(about[0]["container"]["spec"]["process"]["args"][0], "sleep");
+    assert_eq!(about[1]["image"]["type"], "application/vnd.oci.image.manifest.v1+json");
+    node.ctr(["inspect", "nope"]).fails_with("not found");
+    let args = ["stats", "--once", "--interval", "10ms", "--format", "json"];
+    let stats: Value = serde_json::from_str(&node.ctr(args).ok()).unwrap();
+    assert_eq!((stats[0]["container"].as_str(), stats[0]["pids"].as_str()), (Some("box"), Some("1")));
+    node.ctr(["stop", "-t", "0s", "--rm", "box"]).ok();
+    node.finish();
+}
+
+#[test]
+fn check_tells_what_is_missing() {
+    let scratch = Scratch::new();
+    let checked = run(ctr(&scratch.join("nope"), &["check", "--format", "json"]));
+    assert_eq!(checked.code, Some(1), "without a daemon something is missing: {checked:?}");
+    let list: Value = serde_json::from_str(&checked.stdout).unwrap();
+    let state = |what: &str| {
+        let found = list.as_array().unwrap().iter().find(|one| one["what"] == what).cloned();
+        found.unwrap_or_else(|| panic!("{what}: {list}"))["state"].as_str().unwrap().to_owned()
+    };
+    assert_eq!((state("kernel").as_str(), state("overlay").as_str()), ("ok", "ok"));
+    assert_eq!(state("daemon"), "missing");
+}
+
+#[test]
+fn bash_completes_commands_flags_and_containers() {
+    let node = node_with_image();
+    node.ctr(["c", "create", IMAGE, "alpha"]).ok();
+    let script = run(Command::new(program()).args(["completion", "bash"]).take());
+    std::fs::write(node.join("ctr.bash"), script.ok()).unwrap();
+    let folder = program().parent().unwrap().display().to_string();
+    let complete = |words: &[&str]| {
+        let line = format!(
+            "PATH={folder}:$PATH; source {}; COMP_WORDS=({}); COMP_CWORD={}; _ctr; echo ${{COMPREPLY[@]}}",
+            node.join("ctr.bash").display(),
+            words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
+            words.len() - 1
+        );
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &line]);
+        run(bash).ok().trim().to_owned()
+    };
+    assert_eq!(complete(&["ctr", "conta"]), "containers container");
+    assert_eq!(complete(&["ctr", "c", "chec"]), "checkpoint");
+    assert_eq!(complete(&["ctr", "run", "--rlim"]), "--rlimit-nofile");
+    let (address, namespace) = (node.address().display().to_string(), node.namespace().to_owned());
+    assert_eq!(complete(&["ctr", "-a", &address, "-n", &namespace, "t", "start", "al"]), "alpha");
+    node.ctr(["c", "rm", "alpha"]).ok();
+    node.finish();
+}
+
+#[test]
+fn manual_and_documentation_are_those_of_the_commands() {
+    let scratch = Scratch::new();
+    let written = run(Command::new(program()).args(["manual", "--folder"]).arg(scratch.path()).take());
+    written.ok();
+    for name in ["ctr.8", "ctr.bash", "_ctr", "ctr.fish"] {
+        assert!(std::fs::metadata(scratch.join(name)).unwrap().len() > 1000, "{name}");
+    }
+    let made = run(Command::new(program()).arg("manual").take()).ok();
+    let kept = std::fs::read_to_string(corten_tests::peers::workspace().join("docs/ctr.md")).unwrap();
+    assert!(settled(&made) == settled(&kept), "docs/ctr.md is old: `make docs`");
+}
+
+/// The documentation without the groups that still grow every day.
+fn settled(text: &str) -> Vec<&str> {
+    let sections = text.split("\n## ");
+    sections.filter(|one| !one.starts_with("images\n") && !one.starts_with("content\n")).collect()
+}
+
+/// Commands are built in one expression.
+trait Take {
+    fn take(&mut self) -> Command;
+}
+
+impl Take for Command {
+    fn take(&mut self) -> Command {
+        std::mem::replace(self, Command::new("true"))
+    }
+}
+
+#[test]
+fn standard_input_that_is_closed_is_no_trouble() {
+    let node = node_with_image();
+    let finished = Running::start(node.ctr_command(["run", "--rm", IMAGE, "a", "cat"]), Some(b"")).finish();
+    assert_eq!(finished.ok(), "");
+    node.finish();
 }

@@ -156,17 +156,21 @@ impl Client {
         });
         let endpoint = Endpoint::from_static("http://localhost")
             .connect_timeout(self.connect_timeout)
+            // A socket behind which nobody answers is noticed, too.
+            .http2_keep_alive_interval(self.connect_timeout)
+            .keep_alive_timeout(self.connect_timeout)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20);
         let refused = |error: tonic::transport::Error| {
-            let mut text = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(inner) = source {
-                text = inner.to_string();
-                source = inner.source();
+            let mut source: &dyn std::error::Error = &error;
+            while let Some(inner) = source.source() {
+                source = inner;
             }
-            let text =
-                format!("failed to dial {path:?}: {}", text.split(" (os error").next().unwrap_or_default());
+            let why = match source.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+                Some(number) => Error::from(std::io::Error::from_raw_os_error(number)).message().to_owned(),
+                None => source.to_string(),
+            };
+            let text = format!("failed to dial {path:?}: dial unix {path}: connect: {why}");
             Error::bare(ErrorClass::Unavailable, text)
                 .with_hint("may you use the socket? Its group may, and root")
         };
@@ -182,6 +186,10 @@ impl Client {
 
 /// The error that a status tells.
 pub fn error(status: Status) -> Error {
+    if std::error::Error::source(&status).is_some() {
+        // No answer of a daemon's, but a connection that ended or never spoke.
+        return Error::unavailable(lost(&status));
+    }
     let known = corten_api::from_status(&status);
     let class = known.class();
     // As Go's client: the class is told once.
@@ -189,4 +197,14 @@ pub fn error(status: Status) -> Error {
         return known;
     }
     Error::new(class, known.message())
+}
+
+/// Why a connection does not serve any more, the innermost reason.
+fn lost(status: &Status) -> String {
+    let (mut text, mut source) = (status.message().to_owned(), std::error::Error::source(status));
+    while let Some(inner) = source {
+        text = inner.to_string();
+        source = inner.source();
+    }
+    format!("error reading from server: {}", text.split(" (os error").next().unwrap_or_default())
 }

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use std::io::IsTerminal;
 
-use clap::{Args, CommandFactory, Parser};
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use corten_types::{Error, ErrorClass, Result};
 
 use arguments::Reading;
@@ -94,14 +94,16 @@ pub fn duration(text: &str) -> std::result::Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    let root = Cli::command();
+    let mut root = Cli::command();
     let (path, words, typed) = match arguments::read(&root, std::env::args_os().skip(1)) {
         Reading::Run { path, words, typed } => (path, words, typed),
         other => return answer(&root, other),
     };
-    let cli = match Cli::try_parse_from(words) {
+    // The definitions are built once: that is most of what a short command costs.
+    let matches = root.try_get_matches_from_mut(words);
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&root, path, &typed, &error),
+        Err(error) => return refuse(&Cli::command(), path, &typed, &error),
     };
     let Some(command) = cli.command else { return answer(&root, Reading::Help { path }) };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::client::{Daemon, error};
 use crate::commands::{containers, snapshots as commands, tasks};
 use crate::container::image;
+use crate::json::{Document, object};
 use crate::stdio::Streams;
 
 const MEMORY: &str = "application/vnd.containerd.container.criu.checkpoint.criu.tar";
@@ -130,18 +131,31 @@ async fn checkpoint(daemon: &Daemon, id: &str, options: runc::CheckpointOptions)
 /// Writes the index and gives it a name.
 async fn keep(daemon: &Daemon, name: &str, container: &Container, parts: &[Descriptor]) -> Result<()> {
     let runtime = container.runtime.clone().unwrap_or_default().name;
+    let host = Platform::host().architecture;
     let part = |one: &Descriptor| {
-        json!({
-            "mediaType": one.media_type, "digest": one.digest, "size": one.size,
-            "platform": {"architecture": Platform::host().architecture, "os": "linux"},
-        })
+        let mut fields: Vec<(&str, Document)> = vec![
+            ("mediaType", one.media_type.clone().into()),
+            ("digest", one.digest.clone().into()),
+            ("size", one.size.into()),
+        ];
+        if !one.annotations.is_empty() {
+            fields.push(("annotations", json!(one.annotations).into()));
+        }
+        // An image says itself what it is for.
+        if !media_type::is_manifest(&one.media_type) && !media_type::is_index(&one.media_type) {
+            let platform = [("architecture", host.clone().into()), ("os", "linux".into())];
+            fields.push(("platform", object(platform)));
+        }
+        Document::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     };
-    let manifests = if parts.is_empty() { Value::Null } else { parts.iter().map(part).collect() };
-    let index = json!({
-        "schemaVersion": 2, "manifests": manifests,
-        "annotations": {RUNTIME: runtime, SNAPSHOTTER: container.snapshotter, IMAGE: container.image},
-    });
-    let data = index.to_string().into_bytes();
+    let manifests = match parts.is_empty() {
+        true => Value::Null.into(),
+        false => Document::Array(parts.iter().map(part).collect()),
+    };
+    let annotations = json!({RUNTIME: runtime, SNAPSHOTTER: container.snapshotter, IMAGE: container.image});
+    let index =
+        object([("schemaVersion", 2.into()), ("manifests", manifests), ("annotations", annotations.into())]);
+    let data = index.text(0).into_bytes();
     let digest = Digest::sha256(&data).to_string();
     let label =
         |(at, one): (usize, &Descriptor)| (format!("containerd.io/gc.ref.content.{at}"), one.digest.clone());

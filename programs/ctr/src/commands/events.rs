@@ -36,6 +36,9 @@ impl Events {
 
 /// The original tells the failures of this stream as gRPC tells them.
 fn raw(status: tonic::Status) -> Error {
+    if std::error::Error::source(&status).is_some() {
+        return crate::client::error(status);
+    }
     let code = format!("{:?}", status.code());
     Error::unknown(format!("rpc error: code = {code} desc = {}", status.message()))
 }

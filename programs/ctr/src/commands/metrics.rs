@@ -110,7 +110,7 @@ impl Metrics {
 fn rows_v1(figures: &cgroups_v1::Metrics) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
     if let Some(memory) = &figures.memory {
-        let usage = memory.usage.clone().unwrap_or_default();
+        let usage = memory.usage.unwrap_or_default();
         rows.push(("memory.usage_in_bytes", usage.usage.to_string()));
         rows.push(("memory.limit_in_bytes", usage.limit.to_string()));
         rows.push(("memory.stat.cache", memory.total_cache.to_string()));

@@ -17,12 +17,12 @@ pub struct Pprof {
     #[arg(short, long, default_value = "/run/containerd/debug.sock")]
     debug_socket: PathBuf,
     #[command(subcommand)]
-    command: Profile,
+    command: Kind,
 }
 
 /// What can be asked for.
 #[derive(Debug, Subcommand)]
-pub enum Profile {
+pub enum Kind {
     /// Where tasks wait for each other.
     Block(Detail),
     /// What all tasks do now.
@@ -106,7 +106,7 @@ impl Pprof {
     }
 }
 
-impl Profile {
+impl Kind {
     fn path(&self) -> String {
         let timed = |name: &str, time: &Duration, debug: &u32| {
             format!("/debug/pprof/{name}?seconds={}&debug={debug}", time.as_secs())

@@ -11,8 +11,8 @@ use corten_types::{Any, Digest, Error, Result, ResultExt};
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::commands::pprof::Profile;
-use crate::json::{Document, object, print};
+use crate::commands::pprof::Kind;
+use crate::json::{Document, print};
 use crate::stdio::{Paths, RawTerminal, Streams};
 
 /// A container's supervisor, spoken to without the daemon.
@@ -53,7 +53,7 @@ enum Command {
     },
     /// Profiles of the shim.
     #[command(subcommand)]
-    Pprof(Profile),
+    Pprof(Kind),
 }
 
 #[derive(Debug, Args)]
@@ -102,7 +102,7 @@ impl Task {
     ) -> Result<R> {
         let options = CallOptions { namespace: Some(self.namespace.clone()), timeout: None };
         let service = if version == 2 { "containerd.task.v2.Task" } else { "containerd.task.v3.Task" };
-        self.shim.call(service, method, request, options).await
+        self.shim.call(service, method, request, options).await.map_err(raw)
     }
 
     /// A call in the protocol that the shim speaks.
@@ -118,6 +118,15 @@ impl Task {
             other => other,
         }
     }
+}
+
+/// What a shim refuses is told as ttrpc tells it; its class is kept.
+fn raw(failed: Error) -> Error {
+    if Shim::is_closed(&failed) {
+        return failed;
+    }
+    let code = tonic::Code::from(corten_api::code_of(failed.class()));
+    Error::bare(failed.class(), format!("rpc error: code = {code:?} desc = {}", failed.message()))
 }
 
 impl ShimCommand {
@@ -193,7 +202,7 @@ impl ShimCommand {
 fn version(number: u32) -> Result<()> {
     match number {
         2 | 3 => Ok(()),
-        other => Err(Error::unknown(format!("unsupported api version: {other}"))),
+        _ => Err(Error::unknown("api-version must be 2 or 3")),
     }
 }
 
@@ -219,8 +228,10 @@ fn show(state: &api::StateResponse) {
         fields.push(("exit_status".into(), state.exit_status.into()));
     }
     if let Some(at) = &state.exited_at {
-        let at = object([("seconds", at.seconds.into()), ("nanos", at.nanos.into())]);
-        fields.push(("exited_at".into(), at));
+        let parts = [("seconds", at.seconds), ("nanos", at.nanos.into())];
+        let parts = parts.into_iter().filter(|(_, value)| *value != 0);
+        let parts = parts.map(|(name, value)| (name.to_owned(), value.into())).collect();
+        fields.push(("exited_at".into(), Document::Object(parts)));
     }
     print(&Document::Object(fields));
 }

@@ -74,7 +74,7 @@ impl ContainerFlags {
         let (source, id, args) = self.words(rest, run.is_some())?;
         self.runtime.options(false, (0, 0))?;
         if let Some(file) = &self.config {
-            return self.from_config(daemon, id, file).await;
+            return self.specified(daemon, id, file).await;
         }
         if run.is_some_and(|run| run.cni) {
             return Err(without_networks());
@@ -106,7 +106,7 @@ impl ContainerFlags {
         self.with_snapshot(daemon, plan, &image, run).await
     }
 
-    async fn from_config(&self, daemon: &Daemon, id: &str, file: &std::path::Path) -> Result<Created> {
+    async fn specified(&self, daemon: &Daemon, id: &str, file: &std::path::Path) -> Result<Created> {
         let data = std::fs::read(file)
             .with_context(|| format!("cannot load spec config file: open {}", file.display()))?;
         let mut spec =
