@@ -361,7 +361,11 @@ plugins ls -q
 plugins ls -q foo
 plugins ls id==overlayfs
 plugins ls type==io.containerd.snapshotter.v1
-[ours: the line between two plugins has no spaces] plugins ls -d id==overlayfs
+plugins ls -d id==overlayfs
+plugins ls -d id==bindir
+[ours: what they export is in the order of a hash map] plugins ls -d
+[ours: the runtimes differ] plugins inspect-runtime
+plugins inspect-runtime --runtime foo.bar.v1 --runc-binary x
 c ls
 c ls -q
 t ls

@@ -313,6 +313,33 @@ impl Take for Command {
 }
 
 #[test]
+fn signals_reach_the_process_of_a_container() {
+    let node = node_with_image();
+    let script = "trap 'echo one' USR1; trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done";
+    let running = node.ctr_running(["run", "--rm", IMAGE, "told", "sh", "-c", script]);
+    let mut seen = String::new();
+    let mut wait_for = |word: &str| {
+        while !seen.contains(word) {
+            seen.push_str(&running.next_output(Duration::from_secs(20)).unwrap());
+        }
+    };
+    wait_for("ready");
+    let pid = rustix::process::Pid::from_raw(running.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+    wait_for("one");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(running.finish().code, Some(7));
+    node.finish();
+}
+
+#[test]
+fn kubernetes_archives_need_the_plugin() {
+    let node = Node::start();
+    fails_in_one_line(node.ctr(["cri", "load", "/nope.tar"]), "failed to load image");
+    node.finish();
+}
+
+#[test]
 fn standard_input_that_is_closed_is_no_trouble() {
     let node = node_with_image();
     let finished = Running::start(node.ctr_command(["run", "--rm", IMAGE, "a", "cat"]), Some(b"")).finish();

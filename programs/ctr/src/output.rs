@@ -145,6 +145,27 @@ impl Table {
     }
 }
 
+/// Lines whose cells end with tabs: a column is as wide as the widest of its cells in neighbouring lines, and four more.
+pub fn elastic(lines: &[String]) -> String {
+    let cells: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
+    // The text behind the last tab is no cell.
+    let has = |line: usize, column: usize| cells.get(line).is_some_and(|line| column + 1 < line.len());
+    let width = |line: usize, column: usize| {
+        let first = (0..=line).rev().take_while(|at| has(*at, column)).last().unwrap_or(line);
+        let block = cells.iter().skip(first).take_while(|line| column + 1 < line.len());
+        block.filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0) + 4
+    };
+    let mut text = String::new();
+    for (at, line) in cells.iter().enumerate() {
+        for (column, cell) in line.iter().enumerate() {
+            let width = if has(at, column) { width(at, column) } else { 0 };
+            text.push_str(&format!("{cell:<width$}"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
 /// Binary units with a decimal.
 pub fn binary_size(bytes: i64) -> String {
     let (mut size, mut unit) = (bytes as f64, "B");
@@ -257,6 +278,12 @@ mod tests {
         assert_eq!(table(Ends::Padded), "TASK    STATUS          \na       RUNNING-LONG    \n");
         assert_eq!(table(Ends::PaddedHeader), "TASK    STATUS    \na       RUNNING-LONG\n");
         assert_eq!(table(Ends::Bare), "TASK    STATUS\na       RUNNING-LONG\n");
+    }
+
+    #[test]
+    fn columns_end_where_a_line_does_not_have_them() {
+        let lines = ["a\tb\tc", "long\tb", "x\tlonger\tc"].map(str::to_owned);
+        assert_eq!(elastic(&lines), "a       b    c\nlong    b\nx       longer    c\n");
     }
 
     #[test]

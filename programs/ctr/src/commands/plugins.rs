@@ -11,7 +11,7 @@ use crate::client::{Daemon, error};
 use crate::commands::Listing;
 use crate::container::RuntimeFlags;
 use crate::json::{object, print};
-use crate::output::Table;
+use crate::output::{Table, elastic};
 
 /// Parts of the daemon.
 #[derive(Debug, Subcommand)]
@@ -76,50 +76,37 @@ fn platforms(plugin: &Plugin) -> Option<String> {
     Some(platforms.join(",")).filter(|list| !list.is_empty())
 }
 
-/// A block for each plugin. Keys and what follows them line up within a block, as the original's do: its columns
-/// are as wide as the widest cell of those lines that have the column.
+/// A block of lines for each plugin, cells with tabs behind them.
 fn details(plugins: &[Plugin]) {
+    let mut lines: Vec<String> = Vec::new();
     for (at, plugin) in plugins.iter().enumerate() {
-        let mut lines: Vec<Vec<String>> = Vec::new();
-        let mut pair = |key: &str, value: &str| lines.push(vec![format!("{key}:"), format!(" {value}")]);
-        pair("Type", &plugin.r#type);
-        pair("ID", &plugin.id);
+        if at > 0 {
+            lines.push("\t\t\t".into());
+        }
+        lines.push(format!("Type:\t {}", plugin.r#type));
+        lines.push(format!("ID:\t {}", plugin.id));
         if !plugin.requires.is_empty() {
-            let requires = plugin.requires.join(", ");
-            pair("Requires", &requires);
+            lines.push("Requires:\t".into());
+            lines.extend(plugin.requires.iter().map(|one| format!("\t {one}")));
         }
         if let Some(platforms) = platforms(plugin) {
-            pair("Platforms", &platforms);
+            lines.push(format!("Platforms:\t {platforms}"));
         }
         if !plugin.exports.is_empty() {
-            lines.push(vec!["Exports:".into(), String::new()]);
-            for (key, value) in &plugin.exports {
-                lines.push(vec![String::new(), format!(" {key}"), format!(" {value}")]);
-            }
+            lines.push("Exports:\t".into());
+            lines.extend(plugin.exports.iter().map(|(key, value)| format!("\t {key} \t {value}")));
         }
         if !plugin.capabilities.is_empty() {
-            lines.push(vec!["Capabilities:".into(), format!(" {}", plugin.capabilities.join(","))]);
+            lines.push(format!("Capabilities:\t {}", plugin.capabilities.join(",")));
         }
         if let Some(failure) = &plugin.init_err {
             let code = format!("{:?}", tonic::Code::from(failure.code));
-            lines.push(vec!["Error:".into(), String::new()]);
-            lines.push(vec![String::new(), " Code:".into(), format!(" {code}")]);
-            lines.push(vec![String::new(), " Message:".into(), format!(" {}", failure.message)]);
-        }
-        const FIRST: usize = 17;
-        let second =
-            lines.iter().filter(|line| line.len() == 3).map(|line| line[1].len() + 4).max().unwrap_or(0);
-        for line in &lines {
-            match line.as_slice() {
-                [key, value] => println!("{key:FIRST$}{value}"),
-                [key, name, value] => println!("{key:FIRST$}{name:second$}{value}"),
-                _ => {}
-            }
-        }
-        if at + 1 < plugins.len() {
-            println!();
+            lines.push("Error:\t".into());
+            lines.push(format!("\t Code:\t {code}"));
+            lines.push(format!("\t Message:\t {}", failure.message));
         }
     }
+    print!("{}", elastic(&lines));
 }
 
 impl InspectRuntime {

@@ -13,6 +13,7 @@ use corten_api::types::Mount;
 use corten_types::{Any, Error, Result};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::client::{Daemon, error};
 use crate::commands::{Shown, checkpoints, containers, metrics};
@@ -188,6 +189,27 @@ pub async fn start(daemon: &Daemon, id: &str, exec: &str) -> Result<()> {
     daemon.tasks().start(request).await.map_err(error).map(drop)
 }
 
+/// SIGWINCH.
+const WINDOW_CHANGE: u32 = 28;
+
+/// Every signal that a process can be told about and that is not about ourselves: children, urgent data, faults,
+/// pipes, stops.
+fn signals() -> Result<mpsc::Receiver<u32>> {
+    let (sender, receiver) = mpsc::channel(16);
+    for number in [1, 2, 3, 5, 6, 10, 12, 14, 15, 16, 18, 20, 21, 22, 24, 25, 26, 27, 28, 29, 30_u32] {
+        let mut stream = signal(SignalKind::from_raw(number.cast_signed()))?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                if sender.send(number).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(receiver)
+}
+
 /// Connects our streams to a process, starts it if asked to, and waits for its end and all of its output.
 pub async fn follow(daemon: &Daemon, id: &str, exec: &str, mut streams: Streams, begin: bool) -> Result<i32> {
     let mut input_ended = streams.feed_input();
@@ -196,6 +218,8 @@ pub async fn follow(daemon: &Daemon, id: &str, exec: &str, mut streams: Streams,
     let mut service = daemon.tasks();
     let mut end = tokio::spawn(async move { service.wait(request).await.map_err(error) });
     let _raw = streams.is_terminal().then(RawTerminal::enter);
+    // A process that has begun can be told of signals.
+    let mut signals = signals()?;
     // A container has its terminal from its creation on, an exec only when it is started.
     if streams.is_terminal() && exec.is_empty() {
         resize(daemon, id, exec).await;
@@ -206,12 +230,9 @@ pub async fn follow(daemon: &Daemon, id: &str, exec: &str, mut streams: Streams,
     if streams.is_terminal() && !exec.is_empty() {
         resize(daemon, id, exec).await;
     }
-    let mut sized = signal(SignalKind::window_change())?;
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let (mut hangup, mut quit) = (signal(SignalKind::hangup())?, signal(SignalKind::quit())?);
     let mut listening = true;
     let exit = loop {
-        let sent = tokio::select! {
+        tokio::select! {
             exit = &mut end => break exit.map_err(|error| Error::internal(error.to_string()))??,
             closed = &mut input_ended, if listening => {
                 listening = false;
@@ -220,22 +241,16 @@ pub async fn follow(daemon: &Daemon, id: &str, exec: &str, mut streams: Streams,
                     // The process may have ended.
                     daemon.tasks().close_io(request).await.ok();
                 }
-                continue;
             }
-            _ = sized.recv() => {
-                if streams.is_terminal() {
-                    resize(daemon, id, exec).await;
+            Some(sent) = signals.recv() => match sent {
+                WINDOW_CHANGE if streams.is_terminal() => resize(daemon, id, exec).await,
+                signal => {
+                    let (container_id, exec_id) = (id.to_owned(), exec.to_owned());
+                    let request = api::KillRequest { container_id, exec_id, signal, all: false };
+                    daemon.tasks().kill(request).await.ok();
                 }
-                continue;
-            }
-            _ = interrupt.recv() => 2,
-            _ = terminate.recv() => 15,
-            _ = hangup.recv() => 1,
-            _ = quit.recv() => 3,
-        };
-        let request =
-            api::KillRequest { container_id: id.into(), exec_id: exec.into(), signal: sent, all: false };
-        daemon.tasks().kill(request).await.ok();
+            },
+        }
     };
     streams.drain().await;
     i32::try_from(exit.into_inner().exit_status).map_err(|_| Error::internal("an exit status out of range"))
