@@ -660,6 +660,23 @@ run -d --null-io --cpu-shares 0 --cgroup=$NS/mine --rootfs --user 0 $D/tree k2 s
 c info k2
 t rm -f k2
 c rm k2
+[free: which files may be owned is the daemon's matter] run -d --null-io --uidmap 0:1000:10 --gidmap 0:2000:10 $I k3 true
+c info k3
+[free: it may have failed to start] t rm -f k3
+c rm k3
+[free: it fails to start] run -d --null-io --uidmap 0:1000:10 --remap-labels $I k4 true
+c info k4
+[free: it may have failed to start] t rm -f k4
+c rm k4
+[ours: the OCI runtime's own words] run -d --null-io --with-ns foo:/x $I k5 true
+run -d --null-io --sync-fs --cpuset-mems 0 --platform linux/amd64 --label a=b --hostname hh --annotation c=d $I k6 sleep 1000
+c info k6
+t rm -f k6
+c rm k6
+run --rm --env A=B --cwd /tmp --user 5:6 --read-only $I k7 sh -c 'env; pwd; id -u; touch /x 2>/dev/null; echo $?'
+run --rm --net-host $I k8 sh -c 'echo $HOSTNAME'
+run --rm --privileged $I k9 sh -c 'test -e /dev/fuse; echo $?'
+run --rm --seccomp $I l1 sh -c 'mount -t tmpfs x /tmp; echo $?'
 ";
 
 /// Both listen to one daemon, and hear the same.

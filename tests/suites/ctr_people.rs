@@ -120,10 +120,10 @@ fn a_reader_that_goes_away_ends_the_command_silently() {
     let node = Node::start();
     for args in [&["plugins", "ls"][..], &["--help"], &["version"], &["oci", "spec"], &["info"]] {
         let mut command = node.ctr_command(args.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        drop(child.stdout.take());
-        let output = child.wait_with_output().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(141), "{args:?}: {output:?}");
         assert!(output.stderr.is_empty(), "{args:?}: {output:?}");
     }
@@ -330,6 +330,54 @@ fn signals_reach_the_process_of_a_container() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(running.finish().code, Some(7));
     node.finish();
+}
+
+#[test]
+fn an_image_that_was_not_unpacked_is_unpacked_and_kept_when_it_runs() {
+    let node = Node::start();
+    let archive = node.join("image.tar");
+    ImageBuilder::busybox().build().save(&archive, IMAGE).unwrap();
+    node.ctr(["images", "import", "--no-unpack", archive.to_str().unwrap()]).ok();
+    assert_eq!(node.ctr(["snapshots", "ls", "--format", "plain"]).ok(), "");
+    assert_eq!(node.ctr(["run", "--rm", IMAGE, "a", "echo", "ran"]).ok(), "ran\n");
+    // The collector runs with the end of a lease.
+    let lease = node.ctr(["leases", "create"]).ok();
+    node.ctr(["leases", "rm", "--sync", lease.trim()]).ok();
+    assert_eq!(node.ctr(["snapshots", "ls", "--format", "plain"]).ok().lines().count(), 1);
+    node.finish();
+}
+
+#[test]
+fn a_specification_is_written_down_and_limits_hold() {
+    let node = node_with_image();
+    let file = node.join("dump.json");
+    let dump = file.to_str().unwrap();
+    let args = ["run", "--rm", "--rlimit-nofile", "100:200", "--dump-config", dump, IMAGE, "a", "sh", "-c"];
+    let limits = node.ctr(args.into_iter().chain(["ulimit -S -n; ulimit -H -n"])).ok();
+    assert_eq!(limits, "100\n200\n");
+    let spec: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(spec["process"]["rlimits"][0]["soft"], 100);
+    node.ctr(["run", "--rlimit-nofile", "x", IMAGE, "a"]).fails_with("invalid rlimit");
+    node.finish();
+}
+
+#[test]
+fn profiles_are_copied_from_the_debug_socket() {
+    let scratch = Scratch::new();
+    let path = scratch.join("debug.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let served = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = [0; 1024];
+        let count = stream.read(&mut buffer).unwrap();
+        stream.write_all(b"HTTP/1.0 200 OK\r\nX: y\r\n\r\nprofile").unwrap();
+        String::from_utf8_lossy(&buffer[..count]).into_owned()
+    });
+    let mut command = Command::new(program());
+    command.args(["pprof", "-d"]).arg(&path).args(["profile", "-s", "3s"]);
+    assert_eq!(run(command).ok(), "profile");
+    let request = served.join().unwrap();
+    assert!(request.starts_with("GET /debug/pprof/profile?seconds=3&debug=0 HTTP/1.0\r\n"), "{request}");
 }
 
 #[test]

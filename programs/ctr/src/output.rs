@@ -100,7 +100,11 @@ impl Table {
     pub fn show(self, format: Format) -> Result<()> {
         match format {
             Format::Table => {
-                say(format_args!("{}", self.aligned()));
+                let text = self.aligned();
+                match text.split_once('\n').filter(|_| is_terminal()) {
+                    Some((header, rows)) => say(format_args!("\u{1b}[1m{header}\u{1b}[0m\n{rows}")),
+                    None => say(format_args!("{text}")),
+                }
                 Ok(())
             }
             Format::Json => json(&self.objects()),
