@@ -119,17 +119,14 @@ impl Client {
     }
 
     fn ask_deprecations(&self, daemon: &Daemon) {
-        let on = |text: String| matches!(text.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True");
-        if std::env::var("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS").is_ok_and(on) {
+        if !wants_deprecations() {
             return;
         }
         let mut service = daemon.introspection();
         let asking = tokio::spawn(async move {
             // A daemon that does not know the call is old, not wrong.
             let Ok(about) = service.server(()).await else { return };
-            for one in about.into_inner().deprecations {
-                crate::log::warning(&format!("DEPRECATION: {}", one.message));
-            }
+            warn_of(&about.into_inner());
         });
         if let Ok(mut known) = self.asking.lock() {
             *known = Some(asking);
@@ -141,6 +138,16 @@ impl Client {
     /// # Errors
     /// `cannot access socket …`, with what to do about it.
     pub async fn connect(&self) -> Result<Daemon> {
+        let daemon = self.dial().await?;
+        self.ask_deprecations(&daemon);
+        Ok(daemon)
+    }
+
+    /// Connects, and asks for nothing.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn dial(&self) -> Result<Daemon> {
         let path = self.address.display().to_string();
         if let Err(error) = std::fs::metadata(&self.address) {
             let why = Error::from(error);
@@ -178,9 +185,22 @@ impl Client {
         let namespace = self.namespace.parse().map_err(|_| Error::invalid_argument("malformed namespace"))?;
         let headers = Headers { namespace, lease: None };
         let service = InterceptedService::new(channel.clone(), headers.clone());
-        let daemon = Daemon { namespace: self.namespace.clone(), channel, headers, service };
-        self.ask_deprecations(&daemon);
-        Ok(daemon)
+        Ok(Daemon { namespace: self.namespace.clone(), channel, headers, service })
+    }
+}
+
+/// Whether deprecations are told.
+fn wants_deprecations() -> bool {
+    let off = |text: String| matches!(text.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True");
+    !std::env::var("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS").is_ok_and(off)
+}
+
+/// Tells what the daemon was asked for and will no longer do.
+pub fn warn_of(about: &api::introspection::ServerResponse) {
+    if wants_deprecations() {
+        for one in &about.deprecations {
+            crate::log::warning(&format!("DEPRECATION: {}", one.message));
+        }
     }
 }
 

@@ -28,3 +28,13 @@ pub fn error(message: &str, error: &corten_types::Error) {
 pub fn warning(message: &str) {
     line("warning", message, None);
 }
+
+/// As [`warning`], with what has caused it.
+pub fn warning_of(message: &str, cause: &str) {
+    line("warning", message, Some(cause));
+}
+
+/// Something that was done.
+pub fn info(message: &str) {
+    line("info", message, None);
+}

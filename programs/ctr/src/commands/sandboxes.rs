@@ -154,7 +154,9 @@ async fn remove(daemon: &Daemon, id: &str, force: bool) -> Result<()> {
         }
     }
     let request = api::StoreDeleteRequest { sandbox_id: id.into() };
-    daemon.sandboxes().delete(request).await.map_err(error).map(drop)
+    daemon.sandboxes().delete(request).await.map_err(error)?;
+    crate::log::info(&format!("deleted: {id}"));
+    Ok(())
 }
 
 async fn info(daemon: &Daemon, id: &str) -> Result<()> {

@@ -15,6 +15,9 @@ use crate::output;
 /// How long the parts are kept should this program be ended in between.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
 
+/// When reproducible layers are made.
+type Epoch = Option<prost_types::Timestamp>;
+
 /// What a snapshot changes.
 #[derive(Debug, Args)]
 pub struct Diff {
@@ -41,22 +44,23 @@ impl Diff {
         if self.a.is_empty() {
             return Err(Error::unknown("snapshot id must be provided"));
         }
+        let epoch = source_date_epoch();
         let lease = super::leases::create(daemon, None, LIFE, Labels::new()).await?;
-        let done = self.made(&daemon.leased(&lease)?, snapshotter).await;
+        let done = self.made(&daemon.leased(&lease)?, snapshotter, epoch).await;
         let request = leases::DeleteRequest { id: lease, sync: false };
         daemon.leases().delete(request).await.ok();
         done
     }
 
-    async fn made(&self, daemon: &Daemon, snapshotter: &str) -> Result<()> {
+    async fn made(&self, daemon: &Daemon, snapshotter: &str, epoch: Epoch) -> Result<()> {
         let mut views = Views { daemon, snapshotter, keys: Vec::new() };
-        let layer = self.compare(&mut views).await;
+        let layer = self.compare(&mut views, epoch).await;
         views.remove().await;
         copy(daemon, &layer?).await
     }
 
     /// Has the layer made; answers its digest.
-    async fn compare(&self, views: &mut Views<'_>) -> Result<String> {
+    async fn compare(&self, views: &mut Views<'_>, epoch: Epoch) -> Result<String> {
         let (left, right) = match self.b.is_empty() {
             true => {
                 let parent = stat(views.daemon, views.snapshotter, &self.a).await?.parent;
@@ -74,21 +78,24 @@ impl Diff {
             media_type: self.media_type.clone(),
             r#ref: self.reference.clone().unwrap_or_default(),
             labels,
-            source_date_epoch: source_date_epoch()?,
+            source_date_epoch: epoch,
         };
         let made = views.daemon.diff().diff(request).await.map_err(error)?.into_inner();
         Ok(made.diff.unwrap_or_default().digest)
     }
 }
 
-/// The time that reproducible layers are made at, if one is set.
-pub fn source_date_epoch() -> Result<Option<prost_types::Timestamp>> {
-    let Some(text) = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|text| !text.is_empty()) else {
-        return Ok(None);
+/// The time that reproducible layers are made at, if one is set; one that cannot be read is told, and not used.
+fn source_date_epoch() -> Epoch {
+    let text = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|text| !text.is_empty())?;
+    let Ok(seconds) = text.parse() else {
+        let why = format!(
+            "invalid SOURCE_DATE_EPOCH value: invalid value: strconv.ParseInt: parsing {text:?}: invalid syntax"
+        );
+        crate::log::warning_of("Failed to read SOURCE_DATE_EPOCH", &why);
+        return None;
     };
-    let seconds =
-        text.parse().map_err(|_| Error::unknown(format!("invalid SOURCE_DATE_EPOCH value {text:?}")))?;
-    Ok(Some(prost_types::Timestamp { seconds, nanos: 0 }))
+    Some(prost_types::Timestamp { seconds, nanos: 0 })
 }
 
 /// Views made for a comparison, and their keys.

@@ -19,12 +19,14 @@ impl Version {
         }
         // The client's part is told before anything can fail.
         println!("Client:\n  Version:  {}\n  Revision: \n  Go version: none (Rust)\n", super::VERSION);
-        let daemon = client.connect().await?;
+        let daemon = client.dial().await?;
         let (mut version, mut introspection) = (daemon.version(), daemon.introspection());
         let (server, about) = tokio::join!(version.version(()), introspection.server(()));
         let server = server.map_err(error)?.into_inner();
         // A daemon that does not know the call is old, not wrong.
-        let uuid = about.map(|about| about.into_inner().uuid).unwrap_or_default();
+        let about = about.map(tonic::Response::into_inner).unwrap_or_default();
+        crate::client::warn_of(&about);
+        let uuid = about.uuid;
         println!("Server:\n  Version:  {}\n  Revision: {}\n  UUID: {uuid}", server.version, server.revision);
         if server.version != super::VERSION {
             eprintln!("WARNING: version mismatch");
