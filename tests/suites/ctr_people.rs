@@ -313,6 +313,29 @@ impl Take for Command {
 }
 
 #[test]
+fn a_container_whose_output_cannot_be_written_runs_to_its_end() {
+    let node = node_with_image();
+    let script = "dd if=/dev/zero bs=1024 count=1000 2>/dev/null";
+    let mut command = node.ctr_command(["run", "--rm", IMAGE, "full", "sh", "-c", script]);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    command.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped());
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "ctr: write /dev/stdout: no space left on device\n");
+    assert_eq!(node.ctr(["c", "ls", "-q"]).ok(), "", "--rm removes it all the same");
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = node.ctr_command(["run", IMAGE, "gone", "yes"]);
+    command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(141), 0), "{output:?}");
+    node.ctr(["t", "rm", "-f", "gone"]).ok();
+    node.ctr(["c", "rm", "gone"]).ok();
+    node.finish();
+}
+
+#[test]
 fn signals_reach_the_process_of_a_container() {
     let node = node_with_image();
     let script = "trap 'echo one' USR1; trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done";

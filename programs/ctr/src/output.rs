@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use corten_types::{Error, Labels, Result};
 
 /// Exit code of a program whose reader has gone: 128 and SIGPIPE.
-const READER_GONE: i32 = 141;
+pub const READER_GONE: i32 = 141;
 
 /// Writes to standard output, or ends the program: whoever prints has nobody left to tell.
 pub fn say(text: Arguments<'_>) {

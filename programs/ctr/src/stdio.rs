@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::client::Daemon;
+use crate::output;
 
 const FOLDER: &str = "/run/containerd/fifo";
 
@@ -29,7 +30,7 @@ pub struct Paths {
 pub struct Streams {
     pub paths: Paths,
     folder: Option<PathBuf>,
-    copies: Vec<JoinHandle<()>>,
+    copies: Vec<JoinHandle<Option<std::io::Error>>>,
     terminal: bool,
 }
 
@@ -77,19 +78,15 @@ impl Streams {
             let mut from =
                 pipe::OpenOptions::new().open_receiver(path).with_context(|| format!("open {path}"))?;
             self.copies.push(tokio::spawn(async move {
-                let mut buffer = vec![0; 32 << 10];
+                let (mut buffer, mut lost) = (vec![0; 32 << 10], None);
                 while let Ok(count @ 1..) = from.read(&mut buffer).await {
-                    let data = buffer.get(..count).unwrap_or_default();
-                    let written = if error {
-                        std::io::stderr().write_all(data)
-                    } else {
-                        let mut out = std::io::stdout().lock();
-                        out.write_all(data).and_then(|()| out.flush())
-                    };
-                    if written.is_err() {
-                        return;
+                    if lost.is_none() {
+                        let data = buffer.get(..count).unwrap_or_default();
+                        lost = show(data, error).err();
                     }
+                    // What cannot be shown is still read: the process would wait for ever.
                 }
+                lost.filter(|_| !error)
             }));
         }
         Ok(())
@@ -120,10 +117,16 @@ impl Streams {
     }
 
     /// Waits until all output has been shown.
-    pub async fn drain(&mut self) {
+    ///
+    /// # Errors
+    /// When some of it could not be: a disk is full.
+    pub async fn drain(&mut self) -> Result<()> {
         for copy in self.copies.drain(..) {
-            let _ = copy.await;
+            if let Ok(Some(lost)) = copy.await {
+                return Err(corten_types::Error::from(lost).context("write /dev/stdout"));
+            }
         }
+        Ok(())
     }
 
     pub fn is_terminal(&self) -> bool {
@@ -141,6 +144,18 @@ impl Drop for Streams {
         if let Some(folder) = &self.folder {
             std::fs::remove_dir_all(folder).ok();
         }
+    }
+}
+
+/// Shows output of a process. A reader that has gone ends this program, as it does with the original.
+fn show(data: &[u8], error: bool) -> std::io::Result<()> {
+    if error {
+        return std::io::stderr().write_all(data);
+    }
+    let mut out = std::io::stdout().lock();
+    match out.write_all(data).and_then(|()| out.flush()) {
+        Err(gone) if gone.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(output::READER_GONE),
+        other => other,
     }
 }
 

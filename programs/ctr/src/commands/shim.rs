@@ -278,7 +278,7 @@ impl Exec {
         let request = api::WaitRequest { id: task.id.clone(), exec_id: exec_id.clone() };
         let ended: api::WaitResponse = task.any("Wait", &request).await?;
         drop(input);
-        streams.drain().await;
+        streams.drain().await?;
         Ok(i32::try_from(ended.exit_status).unwrap_or(1))
     }
 }

@@ -252,7 +252,11 @@ pub async fn follow(daemon: &Daemon, id: &str, exec: &str, mut streams: Streams,
             },
         }
     };
-    streams.drain().await;
+    if let Err(lost) = streams.drain().await {
+        // The task is removed all the same.
+        eprintln!("ctr: {}", lost.message());
+        return Ok(1);
+    }
     i32::try_from(exit.into_inner().exit_status).map_err(|_| Error::internal("an exit status out of range"))
 }
 
