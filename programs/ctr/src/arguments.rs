@@ -31,6 +31,9 @@ pub fn read(root: &Command, words: impl IntoIterator<Item = OsString>) -> Readin
     };
     let (mut command, mut path) = (root, Vec::new());
     loop {
+        if path == ["plugins"] {
+            reader.list_plugins();
+        }
         let flags = match reader.flags(command) {
             Ok(flags) => flags,
             Err(message) => return Reading::Refuse { path, message },
@@ -115,6 +118,19 @@ struct Written<'a> {
 }
 
 impl Reader {
+    /// In the first version `plugins` had no sub-commands, only the flags that now are those of `list`.
+    fn list_plugins(&mut self) {
+        let old = |word: &OsString| {
+            matches!(
+                word.to_str().map(|word| word.trim_start_matches('-')),
+                Some("q" | "quiet" | "d" | "detailed")
+            ) && word.as_bytes().starts_with(b"-")
+        };
+        if self.words.front().is_some_and(old) {
+            self.words.push_front("list".into());
+        }
+    }
+
     /// Takes flags up to the first word that is none.
     fn flags(&mut self, command: &Command) -> Result<Flags, String> {
         let mut written: Vec<Written> = Vec::new();
@@ -260,6 +276,8 @@ mod tests {
         assert_eq!(run.join(" "), expected);
         let last: Vec<String> = words("run --hostname a --hostname b -- img");
         assert_eq!(last.join(" "), "ctr run --hostname=b -- img");
+        let old: Vec<String> = words("plugins -q id==x");
+        assert_eq!(old.join(" "), "ctr plugins list --quiet -- id==x", "as in the first version");
         let extra: Vec<String> = words("c info a b c");
         assert_eq!(extra.join(" "), "ctr containers info -- a", "what is too much is ignored");
     }
