@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use corten_cgroups::{Cgroups, update};
+use corten_cgroups::{Cgroups, DeviceRule, update};
 use corten_sys::{MountChange, NewProcess, change_mount, clone_process, detached_clone};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
@@ -49,7 +49,9 @@ pub(super) fn create(target: &Target, streams: &Streams) -> Result<i32, Failure>
     // Known before there is anything: what is left of a failure or a crash is found by it.
     state.save(target)?;
     state.cgroups.create().map_err(|error| format!("unable to create cgroups: {error}"))?;
-    update(&state.cgroups, &config.linux.resources)
+    let mut resources = config.linux.resources.clone();
+    allow_usual_devices(&mut resources.devices);
+    update(&state.cgroups, &resources)
         .map_err(|error| format!("unable to apply cgroup configuration: {error}"))?;
 
     let namespaces = Namespaces::open(&config)?;
@@ -91,6 +93,28 @@ fn cgroups(target: &Target, config: &Config) -> Result<Cgroups, Failure> {
         return Err(format!("a container cannot have the root cgroup ({})", path.display()));
     }
     Ok(cgroups)
+}
+
+/// What every container may do with devices, whatever its rules say: make nodes, and use those that it gets
+/// (OCI runtime specification, default devices). Without any rules all else is denied.
+fn allow_usual_devices(rules: &mut Vec<DeviceRule>) {
+    let rule = |allow, kind: &str, major, minor, access: &str| DeviceRule {
+        allow,
+        kind: kind.into(),
+        major,
+        minor,
+        access: access.into(),
+    };
+    if rules.is_empty() {
+        rules.push(rule(false, "a", None, None, "rwm"));
+    }
+    rules.push(rule(true, "c", None, None, "m"));
+    rules.push(rule(true, "b", None, None, "m"));
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
+        rules.push(rule(true, "c", Some(major), Some(minor), "rwm"));
+    }
+    // Terminals.
+    rules.push(rule(true, "c", Some(136), None, "rwm"));
 }
 
 /// Makes the process; it has started to make itself at home when this returns.

@@ -101,6 +101,46 @@ pub fn status(target: &Target) -> Result<(Status, i32), Failure> {
     Ok((state.status(target), state.pid))
 }
 
+/// A container's state as the specification has it, with `rootfs` and `created` (seconds since 1970) as runc
+/// adds them.
+///
+/// # Errors
+/// `container does not exist`.
+pub fn state(target: &Target) -> Result<serde_json::Value, Failure> {
+    let state = State::load(target)?;
+    let status = state.status(target);
+    let mut json = state.to_json(status.name());
+    if status == Status::Stopped {
+        json["pid"] = 0.into();
+    }
+    json["rootfs"] = state.rootfs.display().to_string().into();
+    json["created"] = state.created.into();
+    Ok(json)
+}
+
+/// Where a container's cgroups are.
+///
+/// # Errors
+/// `container does not exist`.
+pub fn cgroups(target: &Target) -> Result<corten_cgroups::Cgroups, Failure> {
+    State::load(target).map(|state| state.cgroups)
+}
+
+/// Sends a signal to a container's first process, or to all.
+///
+/// # Errors
+/// `container not running`; `container does not exist`.
+pub fn kill(target: &Target, signal: i32, all: bool) -> Result<(), Failure> {
+    let state = State::load(target)?;
+    if all {
+        return state.cgroups.signal(signal).map_err(|error| error.to_string());
+    }
+    if state.status(target) == Status::Stopped {
+        return Err("container not running".into());
+    }
+    corten_sys::kill(state.pid, signal).map_err(rootfs::words)
+}
+
 /// Removes a container's processes, cgroups and state; without `force` its process must have ended or never
 /// begun.
 ///

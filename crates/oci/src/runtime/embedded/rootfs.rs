@@ -367,7 +367,7 @@ impl<'a> Rootfs<'a> {
     fn mask(&self, path: &Path, mask: &mut Option<OwnedFd>) -> io::Result<()> {
         let Some(target) = self.existing(path)? else { return Ok(()) };
         if FileType::from_raw_mode(fstat(&target)?.st_mode) != FileType::Directory {
-            return attach(&detached_clone(self.null.as_fd(), OsStr::new(""), false)?, &target);
+            return attach(&detached_clone(self.null()?.as_fd(), OsStr::new(""), false)?, &target);
         }
         // One empty folder serves for all.
         match mask {
@@ -384,6 +384,18 @@ impl<'a> Rootfs<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// The container's own null device if it is one: it tells nothing about the host's.
+    fn null(&self) -> io::Result<OwnedFd> {
+        let own = self.root.open_at(Path::new("/dev/null"), OFlags::PATH | OFlags::NOFOLLOW).ok();
+        let is_null = |fd: &OwnedFd| {
+            fstat(fd).is_ok_and(|stat| {
+                FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+                    && stat.st_rdev == makedev(1, 3)
+            })
+        };
+        own.filter(is_null).map_or_else(|| self.null.try_clone(), Ok)
     }
 
     fn protect(&self, path: &Path) -> io::Result<()> {

@@ -1,0 +1,295 @@
+//! Commands that make processes.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use corten_oci::runtime::{Streams, Target, embedded};
+use rustix::process::{Pid, WaitOptions, waitpid};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::arguments::Arguments;
+use super::{Global, Result};
+
+const CREATE_VALUES: &[&str] = &["bundle", "b", "console-socket", "pid-file", "preserve-fds"];
+const CREATE_SWITCHES: &[&str] = &["no-pivot", "no-new-keyring", "detach", "d", "keep", "no-subreaper"];
+
+/// A container that is to be created.
+struct Wanted {
+    target: Target,
+    console: Option<PathBuf>,
+    pid_file: Option<PathBuf>,
+    terminal: bool,
+}
+
+impl Wanted {
+    fn parse(global: &Global, arguments: &mut Arguments) -> Result<Self> {
+        let bundle = arguments.value("bundle").or_else(|| arguments.value("b")).unwrap_or_else(|| ".".into());
+        let bundle = std::fs::canonicalize(&bundle)
+            .map_err(|_| format!("chdir {bundle}: no such file or directory"))?;
+        let id = arguments.take();
+        let mut target = global.target(&id, &bundle)?;
+        target.no_pivot = arguments.has("no-pivot");
+        target.no_new_keyring = arguments.has("no-new-keyring");
+        if embedded::status(&target).is_ok() {
+            return Err("container with given ID already exists".into());
+        }
+        let config = std::fs::read(bundle.join("config.json"))
+            .map_err(|_| "JSON specification file config.json not found".to_owned())?;
+        let config: serde_json::Value = serde_json::from_slice(&config).map_err(|error| error.to_string())?;
+        Ok(Self {
+            target,
+            console: arguments.value("console-socket").map(PathBuf::from),
+            pid_file: arguments.value("pid-file").map(PathBuf::from),
+            terminal: config["process"]["terminal"].as_bool().unwrap_or(false),
+        })
+    }
+
+    fn check_terminal(&self, detached: bool) -> Result<()> {
+        match (self.terminal, detached, &self.console) {
+            (true, true, None) => {
+                Err("cannot allocate tty if runc will detach without setting console socket".into())
+            }
+            (true, false, _) => {
+                Err("a terminal in the foreground is not supported: detach with --console-socket".into())
+            }
+            (false, _, Some(_)) => {
+                Err("cannot use console socket if runc will not detach or allocate tty".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn create(&self) -> Result<i32> {
+        let streams = streams(self.console.clone())?;
+        let pid = in_child(&streams, || embedded::create(&self.target, copy(&streams)?))?;
+        write_pid(self.pid_file.as_deref(), pid)?;
+        Ok(pid)
+    }
+}
+
+pub fn create(global: &Global, words: Vec<String>) -> Result<i32> {
+    let mut arguments = Arguments::parse("create", words, CREATE_VALUES, CREATE_SWITCHES, 1..=1)?;
+    let wanted = Wanted::parse(global, &mut arguments)?;
+    wanted.check_terminal(true)?;
+    wanted.create().map(|_| 0)
+}
+
+pub fn run(global: &Global, words: Vec<String>) -> Result<i32> {
+    let mut arguments = Arguments::parse("run", words, CREATE_VALUES, CREATE_SWITCHES, 1..=1)?;
+    let detached = arguments.has("detach") || arguments.has("d");
+    let wanted = Wanted::parse(global, &mut arguments)?;
+    wanted.check_terminal(detached)?;
+    let pid = wanted.create().map_err(|text| text.replacen("runc create failed", "runc run failed", 1))?;
+    if let Err(message) = let_go(&wanted.target) {
+        embedded::delete(&wanted.target, true).ok();
+        return Err(message);
+    }
+    if detached {
+        return Ok(0);
+    }
+    let code = follow(pid)?;
+    if !arguments.has("keep") {
+        embedded::delete(&wanted.target, true)?;
+    }
+    Ok(code)
+}
+
+pub fn start(global: &Global, words: Vec<String>) -> Result<i32> {
+    let mut arguments = Arguments::parse("start", words, &[], &[], 1..=1)?;
+    let target = global.existing(&arguments.take())?;
+    match embedded::status(&target)?.0 {
+        embedded::Status::Stopped => Err("cannot start a container that has stopped".into()),
+        embedded::Status::Created => let_go(&target).map(|()| 0),
+        _ => Err("cannot start an already running container".into()),
+    }
+}
+
+pub fn exec(global: &Global, words: Vec<String>) -> Result<i32> {
+    const VALUES: &[&str] = &[
+        "console-socket",
+        "cwd",
+        "env",
+        "e",
+        "user",
+        "u",
+        "additional-gids",
+        "g",
+        "process",
+        "p",
+        "pid-file",
+        "process-label",
+        "apparmor",
+        "cap",
+        "c",
+        "preserve-fds",
+        "cgroup",
+    ];
+    const SWITCHES: &[&str] = &["tty", "t", "detach", "d", "no-new-privs", "ignore-paused"];
+    let mut arguments = Arguments::parse("exec", words, VALUES, SWITCHES, 1..=usize::MAX)?;
+    let target = global.existing(&arguments.take())?;
+    let file = arguments.value("process").or_else(|| arguments.value("p"));
+    let process = match &file {
+        Some(file) => {
+            let text = std::fs::read(file).map_err(|error| format!("{file}: {error}"))?;
+            serde_json::from_slice(&text).map_err(|error| format!("{file}: {error}"))?
+        }
+        None => edited(&target, &arguments)?,
+    };
+    let terminal = process["terminal"].as_bool().unwrap_or(false);
+    let detached = arguments.has("detach") || arguments.has("d");
+    let console = arguments.value("console-socket").map(PathBuf::from);
+    if terminal && console.is_none() {
+        return Err("a terminal in the foreground is not supported: detach with --console-socket".into());
+    }
+    let (read, write) = std::io::pipe().map_err(|error| error.to_string())?;
+    let text = process.to_string();
+    // It is larger than a pipe only in theory; a thread would forbid the fork.
+    let mut write = write;
+    write.write_all(text.get(..text.len().min(60 << 10)).unwrap_or_default().as_bytes()).ok();
+    drop(write);
+    let streams = streams(console)?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", read.as_raw_fd()));
+    let work = || embedded::exec(&target, &path, copy(&streams)?);
+    let pid = keep_and_run(&streams, &[read.as_raw_fd()], work)?;
+    write_pid(arguments.value("pid-file").as_deref().map(Path::new), pid)?;
+    if detached { Ok(0) } else { follow(pid) }
+}
+
+/// The container's own process with what the flags change.
+fn edited(target: &Target, arguments: &Arguments) -> Result<serde_json::Value> {
+    let config = std::fs::read(target.bundle.join("config.json")).map_err(|error| error.to_string())?;
+    let mut config: serde_json::Value = serde_json::from_slice(&config).map_err(|error| error.to_string())?;
+    let mut process = config["process"].take();
+    if arguments.rest.is_empty() {
+        return Err("process args cannot be empty".into());
+    }
+    process["args"] = serde_json::json!(arguments.rest);
+    process["terminal"] = (arguments.has("tty") || arguments.has("t")).into();
+    if let Some(cwd) = arguments.value("cwd") {
+        process["cwd"] = cwd.into();
+    }
+    if let Some(environment) = process["env"].as_array_mut() {
+        environment.extend(arguments.all("env", "e").into_iter().map(serde_json::Value::from));
+    }
+    if let Some(user) = arguments.value("user").or_else(|| arguments.value("u")) {
+        let (uid, gid) = user.split_once(':').unwrap_or((&user, "0"));
+        let number = |text: &str| text.parse::<u32>().map_err(|_| format!("bad user {user:?}"));
+        process["user"] = serde_json::json!({"uid": number(uid)?, "gid": number(gid)?});
+    }
+    if arguments.has("no-new-privs") {
+        process["noNewPrivileges"] = true.into();
+    }
+    for name in arguments.all("cap", "c") {
+        for set in ["bounding", "effective", "permitted"] {
+            if let Some(set) = process["capabilities"][set].as_array_mut() {
+                set.push(name.clone().into());
+            }
+        }
+    }
+    Ok(process)
+}
+
+fn let_go(target: &Target) -> Result<()> {
+    let mut told = String::new();
+    embedded::start(target)?.read_to_string(&mut told).map_err(|error| error.to_string())?;
+    if !told.is_empty() {
+        return Err(told);
+    }
+    if embedded::has_poststart_hooks(target) { embedded::started(target) } else { Ok(()) }
+}
+
+/// Our own streams; what is closed becomes `/dev/null`.
+fn streams(console: Option<PathBuf>) -> Result<Streams> {
+    fn own(stream: &impl AsFd) -> Option<OwnedFd> {
+        rustix::io::fcntl_dupfd_cloexec(stream, 3).ok()
+    }
+    Ok(Streams {
+        stdin: own(&std::io::stdin()),
+        stdout: own(&std::io::stdout()),
+        stderr: own(&std::io::stderr()),
+        console,
+    })
+}
+
+fn copy(streams: &Streams) -> Result<Streams> {
+    let copy = |fd: &Option<OwnedFd>| {
+        fd.as_ref().map(OwnedFd::try_clone).transpose().map_err(|error| error.to_string())
+    };
+    Ok(Streams {
+        stdin: copy(&streams.stdin)?,
+        stdout: copy(&streams.stdout)?,
+        stderr: copy(&streams.stderr)?,
+        console: streams.console.clone(),
+    })
+}
+
+fn in_child(streams: &Streams, work: impl FnOnce() -> Result<i32>) -> Result<i32> {
+    keep_and_run(streams, &[], work)
+}
+
+/// Runs `work` in a forked child, whose children become ours; answers the pid that it says.
+fn keep_and_run(streams: &Streams, keep: &[i32], work: impl FnOnce() -> Result<i32>) -> Result<i32> {
+    let (mut read, mut write) = std::io::pipe().map_err(|error| error.to_string())?;
+    let mut kept = keep.to_vec();
+    kept.extend(
+        [&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten().map(AsRawFd::as_raw_fd),
+    );
+    kept.push(write.as_raw_fd());
+    let child = corten_sys::fork(|| {
+        corten_sys::close_all_except(&kept);
+        let said = work().map_or_else(|error| format!("-{error}"), |pid| pid.to_string());
+        write.write_all(said.as_bytes()).ok();
+        0
+    })
+    .map_err(|error| error.to_string())?;
+    drop(write);
+    let mut said = String::new();
+    // The container's process holds the other end until its program runs; the child's end is the end here.
+    waitpid(Pid::from_raw(child), WaitOptions::empty()).map_err(|error| error.to_string())?;
+    let mut buffer = [0; 8192];
+    let count = read.read(&mut buffer).map_err(|error| error.to_string())?;
+    said.push_str(&String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()));
+    said.parse().map_err(|_| {
+        // What failed has been killed; as long as nobody collects it, its container cannot end.
+        while matches!(rustix::process::wait(WaitOptions::empty()), Ok(Some(_))) {}
+        said.trim_start_matches('-').to_owned()
+    })
+}
+
+fn write_pid(file: Option<&Path>, pid: i32) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    std::fs::write(file, pid.to_string()).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// Waits for a process of ours and passes signals on to it; answers its exit code.
+fn follow(pid: i32) -> Result<i32> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| error.to_string())?.block_on(async {
+        let listen = |kind| signal(kind).map_err(|error| error.to_string());
+        let mut ended = listen(SignalKind::child())?;
+        let (mut terminate, mut interrupt) =
+            (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let (mut hangup, mut quit) = (listen(SignalKind::hangup())?, listen(SignalKind::quit())?);
+        let (mut first, mut second) =
+            (listen(SignalKind::user_defined1())?, listen(SignalKind::user_defined2())?);
+        loop {
+            if let Some((_, status)) =
+                waitpid(Pid::from_raw(pid), WaitOptions::NOHANG).map_err(|error| error.to_string())?
+            {
+                let code = status.exit_status();
+                return Ok(code.or(status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(255));
+            }
+            let passed = tokio::select! {
+                _ = ended.recv() => continue,
+                _ = terminate.recv() => 15,
+                _ = interrupt.recv() => 2,
+                _ = hangup.recv() => 1,
+                _ = quit.recv() => 3,
+                _ = first.recv() => 10,
+                _ = second.recv() => 12,
+            };
+            corten_sys::kill(pid, passed).ok();
+        }
+    })
+}
