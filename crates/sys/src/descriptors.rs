@@ -18,6 +18,11 @@ pub fn close_all_except(keep: &[RawFd]) {
     }
 }
 
+/// Closes one that a forked child has inherited and nobody there owns: its other end waits for its end.
+pub fn close_inherited(fd: RawFd) {
+    close_range(fd, fd, 0);
+}
+
 /// Lets all descriptors from 3 on end with the program that runs now.
 pub fn close_on_exec() {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;

@@ -13,7 +13,9 @@ mod process;
 mod task;
 
 pub use bpf::{attach_device_filter, load_device_filter};
-pub use descriptors::{bequeath, close_all_except, close_on_exec, inherited, start_writeback};
+pub use descriptors::{
+    bequeath, close_all_except, close_inherited, close_on_exec, inherited, start_writeback,
+};
 pub use links::set_link_up;
 pub use memory::{economize_heap, trim_heap};
 pub use mounts::{MountChange, change_mount, detached_clone, read_only_clone};

@@ -110,7 +110,7 @@ fn run(words: Vec<String>, global: &mut Global) -> Result<i32> {
         "pause" | "resume" => freeze(global, words, command == "pause"),
         "update" => update(global, words),
         "checkpoint" | "restore" => Err("checkpoints are not supported by the embedded runtime".into()),
-        other => Err(format!("No help topic for '{other}'")),
+        other => Err(format!("No help topic for '{other}'\n")),
     }
 }
 

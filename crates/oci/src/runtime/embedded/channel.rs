@@ -1,6 +1,6 @@
 //! What the process of a container and its creator tell each other. Each message is one packet.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
@@ -31,6 +31,16 @@ impl Channel {
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         pair.map(|(one, other)| (Self(one), Self(other)))
             .map_err(|error| format!("socketpair: {}", words(error)))
+    }
+
+    /// Forgets the end of the other side, which a clone has inherited.
+    pub(super) fn forget(number: RawFd) {
+        corten_sys::close_inherited(number);
+    }
+
+    /// Which descriptor this end is.
+    pub(super) fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 
     pub(super) fn go(&self) -> Result<(), Failure> {

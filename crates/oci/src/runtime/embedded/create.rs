@@ -72,6 +72,7 @@ pub(super) fn create(target: &Target, streams: &Streams) -> Result<i32, Failure>
         console: console.as_ref(),
         listener: listen(&target.state())?,
         channel: theirs,
+        others: ours.number(),
         state: &state,
     };
     let pid = launch(&config, &state.cgroups, &namespaces, &proc, init)?;

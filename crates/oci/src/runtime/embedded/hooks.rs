@@ -1,9 +1,12 @@
 //! Hooks: programs that run at certain points of a container's life, with its state on standard input.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::fs::MemfdFlags;
 
 use super::Failure;
 use super::config::Hook;
@@ -21,18 +24,23 @@ pub(super) fn run(hooks: &[Hook], state: &State, status: &str, when: &str) -> Re
     Ok(())
 }
 
+/// A file in memory: a hook need not read it, and nobody waits for one that does not.
+fn input(text: &str) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("state", MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
+}
+
 fn run_one(hook: &Hook, state: &State, status: &str) -> Result<(), Failure> {
     let mut command = Command::new(&hook.path);
     if let [name, args @ ..] = hook.args.as_slice() {
         command.arg0(name).args(args);
     }
     command.env_clear().envs(hook.env.iter().filter_map(|one| one.split_once('=')));
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let input = input(&state.to_json(status).to_string()).map_err(|error| error.to_string())?;
+    command.stdin(input).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", hook.path.display()))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A hook need not read it.
-        stdin.write_all(state.to_json(status).to_string().as_bytes()).ok();
-    }
     if let Some(seconds) = hook.timeout {
         let late = Instant::now() + Duration::from_secs(seconds);
         while matches!(child.try_wait(), Ok(None)) {

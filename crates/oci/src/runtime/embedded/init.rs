@@ -1,7 +1,7 @@
 //! The process of a container between its clone and its program.
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -32,12 +32,15 @@ pub(super) struct Init<'a> {
     pub console: Option<&'a UnixStream>,
     pub listener: UnixListener,
     pub channel: Channel,
+    /// The creator's end of the channel, which is not for this process.
+    pub others: RawFd,
     pub state: &'a State,
 }
 
 impl Init<'_> {
     /// Ends as the container's program, or with a word about what failed.
     pub(super) fn run(&self) -> i32 {
+        Channel::forget(self.others);
         let failure = match self.settle() {
             Ok(program) => match self.channel.go().and_then(|()| self.started()) {
                 Ok(mut starter) => {

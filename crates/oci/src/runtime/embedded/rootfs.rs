@@ -73,7 +73,10 @@ impl<'a> Rootfs<'a> {
         let tree = detached_clone(CWD, path.as_os_str(), true).map_err(failed)?;
         let alone = MountChange { propagation: propagation::PRIVATE, ..MountChange::default() };
         if how == MountPropagationFlags::SHARED {
+            // A root can only be left where its entering is not passed on.
             change_mount(tree.as_fd(), &alone).map_err(failed)?;
+            mount_change(&mount_point_of(&path).map_err(failed)?, MountPropagationFlags::PRIVATE)
+                .map_err(|error| failed(error.into()))?;
         }
         move_mount(&tree, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(|error| failed(error.into()))?;
@@ -138,11 +141,6 @@ impl<'a> Rootfs<'a> {
             change_mount(self.root.handle(), &change)
                 .map_err(|error| format!("error setting rootfs as readonly: {}", words(error)))?;
         }
-        if let Some((propagation, recursive)) = how.filter(|(how, _)| *how != propagation::SLAVE) {
-            let change = MountChange { propagation, recursive, ..MountChange::default() };
-            change_mount(self.root.handle(), &change)
-                .map_err(|error| format!("error setting rootfs propagation: {}", words(error)))?;
-        }
         let root = self.root.handle();
         rustix::process::fchdir(root).map_err(failed("fchdir"))?;
         if pivot {
@@ -157,6 +155,12 @@ impl<'a> Rootfs<'a> {
         } else {
             rustix::mount::mount_move(".", "/").map_err(failed("move the root"))?;
             rustix::process::chroot(".").map_err(failed("chroot"))?;
+        }
+        // What is passed on could not be a root that is entered.
+        if let Some((propagation, recursive)) = how.filter(|(how, _)| *how != propagation::SLAVE) {
+            let change = MountChange { propagation, recursive, ..MountChange::default() };
+            change_mount(self.root.handle(), &change)
+                .map_err(|error| format!("error setting rootfs propagation: {}", words(error)))?;
         }
         rustix::process::chdir("/").map_err(failed("chdir /"))
     }
@@ -462,6 +466,16 @@ impl<'a> Rootfs<'a> {
         }
         Ok(None)
     }
+}
+
+/// The mount that a path lies on.
+fn mount_point_of(path: &Path) -> io::Result<PathBuf> {
+    let path = path.canonicalize()?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    // Names with spaces are written in another way there: then the mount above is taken, and refused later.
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    let found = points.filter(|point| path.starts_with(point)).max_by_key(|point| point.as_os_str().len());
+    Ok(found.unwrap_or(Path::new("/")).to_owned())
 }
 
 /// A new mount of a file system.
