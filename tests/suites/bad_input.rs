@@ -1,6 +1,8 @@
 //! Bad input gives a clear error and loses nothing: nothing is visible half-done, and a second try
 //! works.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
 use corten_tests::image::gzip;
 use corten_tests::{Blob, Digest, Fault, Image, ImageBuilder, Layer, Node, ScriptedRegistry};
 use corten_types::media_type;

@@ -1,12 +1,14 @@
 //! The parts are interchangeable with Debian's containerd: clients, daemons and shims of both.
 
-use std::path::PathBuf;
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+use std::path::Path;
 use std::time::Duration;
 
 use corten_tests::{Finished, ImageBuilder, Node, Peers, Registry, command, eventually, peers};
 
 /// One container's life through `client`: pull, run, exec, kill, remove.
-fn lead_a_life(node: &Node, client: &PathBuf, registry: &Registry) {
+fn lead_a_life(node: &Node, client: &Path, registry: &Registry) {
     let image = registry.push(&ImageBuilder::busybox().build(), "lab/busybox:1.0");
     let ctr = |args: &[&str]| -> Finished { command::run(node.foreign_ctr_command(client, args)) };
     ctr(&["images", "pull", "--plain-http", &image]).ok();

@@ -1,6 +1,8 @@
 //! The embedded OCI runtime beside runc: a property each, the same bundle under both, and what a process in
 //! it sees must be the same. Commands and their messages likewise.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -208,11 +210,10 @@ fn the_file_system_is_that_of_runc() {
         "Read-only",
     );
     let shared = json!({"linux": {"rootfsPropagation": "shared"}});
-    same(
-        "propagation",
-        &shared,
-        "cut -d' ' -f5,7 /proc/self/mountinfo | grep '^/ ' | grep -o shared",
-        "shared",
+    // runc 1.1 leaves the root itself a slave, against the specification.
+    assert_eq!(
+        Lab::ours().run(&shared, "cut -d' ' -f5,7 /proc/self/mountinfo | grep '^/ ' | grep -o shared").ok(),
+        "shared\n"
     );
 }
 

@@ -1,5 +1,7 @@
 //! A real image from a real registry becomes a running, supervised container.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
 use std::time::Duration;
 
 use corten_tests::{Image, ImageBuilder, Layer, Node, Registry, Running, eventually};
