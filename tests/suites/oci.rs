@@ -31,7 +31,7 @@ impl Lab {
 
     fn with_rootfs(self) -> Self {
         let rootfs = self.scratch.join("rootfs");
-        for folder in ["bin", "etc", "work", "proc", "dev", "sys"] {
+        for folder in ["bin", "etc", "place", "proc", "dev", "sys"] {
             std::fs::create_dir_all(rootfs.join(folder)).unwrap();
         }
         std::fs::copy(Peers::find().busybox(), rootfs.join("bin/busybox")).unwrap();
@@ -41,7 +41,7 @@ impl Lab {
         }
         std::fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nu:x:7:7::/home/u:/bin/sh\n")
             .unwrap();
-        symlink("/etc/passwd", rootfs.join("work/link")).unwrap();
+        symlink("/etc/passwd", rootfs.join("place/link")).unwrap();
         self
     }
 
@@ -127,8 +127,8 @@ fn same(name: &str, patch: &Value, script: &str, part: &str) {
 fn users_groups_and_masks_are_those_of_runc() {
     let show = "grep -E 'Uid|Gid|Groups|Umask' /proc/self/status; echo home $HOME; pwd";
     same("root", &json!({}), show, "home /root");
-    let user = json!({"process": {"user": {"uid": 7, "gid": 8, "additionalGids": [10, 11], "umask": 63}, "cwd": "/work"}});
-    same("a user", &user, show, "home /home/u\n/work");
+    let user = json!({"process": {"user": {"uid": 7, "gid": 8, "additionalGids": [10, 11], "umask": 63}, "cwd": "/place"}});
+    same("a user", &user, show, "home /home/u\n/place");
     same("no such user", &json!({"process": {"user": {"uid": 4242}}}), show, "home /\n");
     same(
         "a missing folder",
@@ -177,11 +177,11 @@ fn the_file_system_is_that_of_runc() {
         "touch /x 2>&1; echo x > /dev/null && echo ok",
         "Read-only",
     );
-    let hidden = json!({"linux": {"maskedPaths": ["/proc/kcore", "/etc", "/no/such"], "readonlyPaths": ["/proc/sys", "/work", "/no/such"]}});
+    let hidden = json!({"linux": {"maskedPaths": ["/proc/kcore", "/etc", "/no/such"], "readonlyPaths": ["/proc/sys", "/place", "/no/such"]}});
     same(
         "hidden paths",
         &hidden,
-        "cat /proc/kcore; ls -A /etc; touch /work/x 2>&1; touch /etc/x 2>&1",
+        "cat /proc/kcore; ls -A /etc; touch /place/x 2>&1; touch /etc/x 2>&1",
         "Read-only",
     );
     same(
@@ -201,7 +201,7 @@ fn the_file_system_is_that_of_runc() {
     );
     let mounts = json!({"mounts": [
         {"destination": "/made/up", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k", "noexec", "mode=700"]},
-        {"destination": "/work/link", "type": "bind", "source": "/etc/hostname", "options": ["bind", "ro"]},
+        {"destination": "/place/link", "type": "bind", "source": "/etc/hostname", "options": ["bind", "ro"]},
         {"destination": "/all", "type": "none", "source": "/etc", "options": ["rbind", "ro", "nosuid", "rprivate"]}]});
     same(
         "more mounts",
@@ -357,7 +357,7 @@ fn a_life_by_commands_is_that_under_runc() {
             "--env",
             "A=b",
             "--cwd",
-            "/work",
+            "/place",
             "--user",
             "7:8",
             &id,
