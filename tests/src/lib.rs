@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+pub mod client;
 pub mod command;
 pub mod image;
 pub mod leftovers;
@@ -17,6 +18,7 @@ pub mod registry;
 pub mod scratch;
 pub mod scripted;
 
+pub use client::Client;
 pub use command::{Finished, Running};
 pub use corten_types::Digest;
 pub use image::{Blob, Image, ImageBuilder, Layer};
