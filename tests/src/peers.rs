@@ -43,6 +43,11 @@ impl Peers {
     pub fn registry(&self) -> PathBuf {
         self.root.join("tools/usr/bin/docker-registry")
     }
+
+    /// Debian's umoci.
+    pub fn umoci(&self) -> PathBuf {
+        self.root.join("tools/usr/bin/umoci")
+    }
 }
 
 /// The root of the workspace.

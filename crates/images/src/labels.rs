@@ -80,6 +80,23 @@ pub fn of_source(known: &Labels, registry: &str, repository: &str) -> Option<(St
     (value != before && key.len() + value.len() <= MAX_LABEL).then_some((key, value))
 }
 
+/// Whether a label says from where a blob came.
+#[must_use]
+pub fn is_source(key: &str) -> bool {
+    key.strip_prefix(SOURCE).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// Another repository of the same registry that a blob came from: the one with the longest path in common.
+#[must_use]
+pub fn neighbour(known: &Labels, registry: &str, repository: &str) -> Option<String> {
+    let (key, _) = of_source(&Labels::new(), registry, repository)?;
+    let common = |one: &str| {
+        one.split('/').zip(repository.split('/')).take_while(|(left, right)| left == right).count()
+    };
+    let names = known.get(&key)?.split(',').filter(|name| !name.is_empty() && *name != repository);
+    names.max_by_key(|name| common(name)).map(str::to_owned)
+}
+
 /// The labels of the snapshot of one layer.
 #[must_use]
 pub fn of_layer(layer: &Descriptor, diff_id: &Digest, chain_id: &Digest, parent: Option<&Digest>) -> Labels {
@@ -168,6 +185,17 @@ mod tests {
         assert_eq!(of_source(&labels, "reg.example", &"x".repeat(4096)), None);
         let label = of_source(&Labels::new(), "[::1]:5000", "a").unwrap();
         assert_eq!(label.0, "containerd.io/distribution.source.::1");
+    }
+
+    #[test]
+    fn a_blob_is_mounted_from_the_nearest_neighbour() {
+        let mut known = Labels::new();
+        for repository in ["a/b/c", "x/y", "a/b"] {
+            known.extend(of_source(&known, "reg.example:5000", repository));
+        }
+        assert_eq!(neighbour(&known, "reg.example:1", "x/z").as_deref(), Some("x/y"));
+        assert_eq!(neighbour(&known, "reg.example", "a/b/d").as_deref(), Some("a/b/c"));
+        assert_eq!(neighbour(&known, "other.example", "x/z"), None);
     }
 
     #[test]

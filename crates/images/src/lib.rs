@@ -1,4 +1,4 @@
-//! Images: how they get into the stores of a daemon, and what is in there of them.
+//! Images: how they get into the stores of a daemon and out of them, and what is in there of them.
 //!
 //! A pull is one pipeline: the bytes of a blob are hashed and stored as they arrive, and extracted behind
 //! that while they still do; layers are extracted side by side where the snapshotter can put them together
@@ -10,8 +10,10 @@
 mod service;
 
 mod destination;
+mod export;
 mod import;
 mod pull;
+mod push;
 mod select;
 mod verify;
 
@@ -29,11 +31,13 @@ pub mod progress;
 
 pub use corten_metadata::Image;
 pub use destination::{Destination, Unpack};
+pub use export::ExportRequest;
 pub use import::ImportRequest;
 pub use naming::ImageReference;
 pub use platforms::Platforms;
 pub use progress::{Progress, ProgressReceiver, ProgressSender};
 pub use pull::{PullRequest, Verifier};
+pub use push::PushRequest;
 pub use select::Selected;
 pub use service::{ImageService, Options};
 pub use verify::VerifierDir;

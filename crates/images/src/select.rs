@@ -52,6 +52,47 @@ impl ImageService {
         Ok(found)
     }
 
+    /// Visits all that an image consists of, parents first; of an index, only what is for wanted platforms.
+    ///
+    /// # Errors
+    /// NotFound for documents that are missing.
+    pub(crate) fn tree(
+        &self,
+        ctx: &Context,
+        target: &Descriptor,
+        platforms: &Platforms,
+        visit: &mut dyn FnMut(&Descriptor),
+    ) -> Result<()> {
+        self.branch(ctx, target, platforms, 0, visit)
+    }
+
+    fn branch(
+        &self,
+        ctx: &Context,
+        descriptor: &Descriptor,
+        platforms: &Platforms,
+        depth: usize,
+        visit: &mut dyn FnMut(&Descriptor),
+    ) -> Result<()> {
+        if depth >= MAX_DEPTH {
+            return Err(Error::invalid_argument(format!("{}: index too deep", descriptor.digest)));
+        }
+        let wanted =
+            |one: &Descriptor| one.platform.as_ref().is_none_or(|platform| platforms.matches(platform));
+        let children = if media_type::is_index(&descriptor.media_type) {
+            let data = self.read_document(ctx, descriptor)?;
+            let children = Index::read(descriptor, &data)?.manifests;
+            children.into_iter().filter(wanted).collect()
+        } else if media_type::is_manifest(&descriptor.media_type) {
+            let data = self.read_document(ctx, descriptor)?;
+            Manifest::read(descriptor, &data)?.children().cloned().collect()
+        } else {
+            Vec::new()
+        };
+        visit(descriptor);
+        children.iter().try_for_each(|child| self.branch(ctx, child, platforms, depth + 1, visit))
+    }
+
     fn gather(
         &self,
         ctx: &Context,
@@ -107,7 +148,7 @@ impl ImageService {
         Config::read(descriptor, &data)
     }
 
-    fn read_document(&self, ctx: &Context, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    pub(crate) fn read_document(&self, ctx: &Context, descriptor: &Descriptor) -> Result<Vec<u8>> {
         self.shared.content.read(ctx, &descriptor.digest, MAX_MANIFEST_SIZE.unsigned_abs())
     }
 

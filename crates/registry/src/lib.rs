@@ -11,6 +11,7 @@ mod auth;
 mod fetch;
 pub mod hosts;
 mod lanes;
+mod push;
 mod referrers;
 mod request;
 mod resolve;
@@ -23,8 +24,9 @@ mod url;
 pub use auth::{Credential, CredentialRequest, Credentials, DockerConfig};
 pub use fetch::{Download, Fetcher};
 pub use hosts::{Capabilities, Host, Tls};
+pub use push::{Pushed, Pusher};
 pub use resolver::{Resolver, ResolverOptions, Trace};
-pub use transport::Limits;
+pub use transport::{BlobSource, Limits, Sent};
 pub use url::{Scheme, Url};
 
 /// The largest manifest or index that is read, in bytes (spec 03 §6).

@@ -73,7 +73,7 @@ impl Display {
 }
 
 fn is_final(event: &str) -> bool {
-    matches!(event, "complete" | "already exists" | "extracted" | "saved")
+    matches!(event, "complete" | "already exists" | "extracted" | "saved" | "pushed content")
 }
 
 /// `layer-sha256:0123…` as `layer (0123456789ab)`.

@@ -14,3 +14,8 @@ pub use docker_config::DockerConfig;
 pub(crate) fn pull_scope(repository: &str) -> String {
     format!("repository:{repository}:pull")
 }
+
+/// The permission to write to a repository.
+pub(crate) fn push_scope(repository: &str) -> String {
+    format!("repository:{repository}:pull,push")
+}

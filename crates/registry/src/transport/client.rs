@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, LOCATION, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::dial::Dialer;
+use super::upload::{Outgoing, Upload};
 use super::{Body, Limits, Transport, TransportKind};
 use crate::Trace;
 use crate::hosts::Host;
@@ -34,7 +34,7 @@ pub(crate) struct ClientOptions {
     pub trace: Option<Trace>,
 }
 
-/// A request; its body is small and held in memory.
+/// A request; its body is small and held in memory, or read from a source as it is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub method: Method,
@@ -44,11 +44,20 @@ pub(crate) struct Request {
     /// Sent only to the origin of `url`: credentials and configured lines.
     pub private: HeaderMap,
     pub body: Bytes,
+    /// Sent instead of `body`.
+    pub upload: Option<Upload>,
 }
 
 impl Request {
     pub fn new(method: Method, url: Url) -> Self {
-        Self { method, url, headers: HeaderMap::new(), private: HeaderMap::new(), body: Bytes::new() }
+        Self {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            private: HeaderMap::new(),
+            body: Bytes::new(),
+            upload: None,
+        }
     }
 }
 
@@ -61,7 +70,7 @@ pub(crate) struct Response {
     pub url: Url,
 }
 
-pub(super) type Sender = SendRequest<Full<Bytes>>;
+pub(super) type Sender = SendRequest<Outgoing>;
 
 /// Connections that wait for the next request, by origin.
 #[derive(Default)]
@@ -101,6 +110,8 @@ impl Client {
             let response = self.send_once(request, &url).await?;
             let location = match (&request.method, response.status.as_u16()) {
                 (&Method::GET | &Method::HEAD, 301 | 302 | 303 | 307 | 308) => response.headers.get(LOCATION),
+                // A blob's bytes are sent again, from their start.
+                (&Method::PUT, 307 | 308) if request.upload.is_some() => response.headers.get(LOCATION),
                 _ => None,
             };
             let Some(location) = location.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
@@ -129,12 +140,12 @@ impl Client {
                 sender.ready().await?;
                 sender.send_request(http).await
             };
-            let response = match timeout(self.options.stall, exchange).await {
+            let response = match patiently(self.options.stall, request.upload.as_ref(), exchange).await {
                 Ok(Ok(response)) => response,
                 // The peer may close an idle connection at any time; that says nothing about the request.
                 Ok(Err(_)) if reused => continue,
                 Ok(Err(error)) => return Err(Transport::http(&error)),
-                Err(_) => {
+                Err(Stalled) => {
                     let text = format!("no answer for {:?}", self.options.stall);
                     return Err(Transport::new(TransportKind::Timeout, text));
                 }
@@ -170,7 +181,7 @@ impl Client {
         url: &Url,
         absolute: bool,
         proxy_authorization: Option<HeaderValue>,
-    ) -> Result<http::Request<Full<Bytes>>, Transport> {
+    ) -> Result<http::Request<Outgoing>, Transport> {
         let target = if absolute { url.to_string() } else { url.target.clone() };
         let invalid = |error: http::Error| Transport::new(TransportKind::Other, error.to_string());
         let mut http = http::Request::builder()
@@ -178,7 +189,7 @@ impl Client {
             .uri(target)
             .header(HOST, &url.authority)
             .header(http::header::USER_AGENT, &self.options.user_agent)
-            .body(Full::new(request.body.clone()))
+            .body(Outgoing::new(request.body.clone(), request.upload.clone()))
             .map_err(invalid)?;
         let headers = http.headers_mut();
         let private = url.same_origin(&request.url).then_some(&request.private);
@@ -191,7 +202,7 @@ impl Client {
         Ok(http)
     }
 
-    fn trace_request(&self, http: &http::Request<Full<Bytes>>, url: &Url) {
+    fn trace_request(&self, http: &http::Request<Outgoing>, url: &Url) {
         if let Some(trace) = &self.options.trace {
             trace(&format!("> {} {url}\n{}", http.method(), lines('>', http.headers())));
         }
@@ -204,6 +215,29 @@ impl Client {
         for warning in parts.headers.get_all(http::header::WARNING) {
             tracing::warn!(host = %url.authority, warning = ?warning, "the registry warns");
         }
+    }
+}
+
+/// Nothing moved for too long.
+struct Stalled;
+
+/// Waits for an answer, longer as long as bytes of an upload go out.
+async fn patiently<T>(
+    stall: Duration,
+    upload: Option<&Upload>,
+    work: impl Future<Output = T>,
+) -> Result<T, Stalled> {
+    let mut work = std::pin::pin!(work);
+    let mut sent = 0;
+    loop {
+        if let Ok(done) = timeout(stall, work.as_mut()).await {
+            return Ok(done);
+        }
+        let now = upload.map_or(0, Upload::sent);
+        if now == sent {
+            return Err(Stalled);
+        }
+        sent = now;
     }
 }
 

@@ -10,8 +10,11 @@ mod error;
 mod limits;
 mod proxy;
 mod tls;
+mod upload;
 
 pub(crate) use body::Body;
 pub(crate) use client::{Client, ClientOptions, Request, Response};
 pub(crate) use error::{Transport, TransportKind};
 pub use limits::Limits;
+pub(crate) use upload::Upload;
+pub use upload::{BlobSource, Sent};

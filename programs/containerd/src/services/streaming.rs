@@ -8,6 +8,7 @@ use bytes::Bytes;
 use corten_api::services::streaming::{StreamInit, streaming_server};
 use corten_api::transfer_types::{Data, WindowUpdate};
 use corten_types::{Any, Error, Namespace};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,6 +19,8 @@ use super::{Services, context, status};
 const QUEUE: usize = 64;
 /// Bytes that a sender may be ahead.
 const WINDOW: i32 = 64 << 10;
+/// Bytes of one message.
+const PIECE: usize = 32 << 10;
 /// How long a service waits for a stream that its caller has just opened.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Streams that nobody has consumed yet.
@@ -89,6 +92,31 @@ impl Stream {
                 }
             }
         })
+    }
+}
+
+impl Stream {
+    /// Sends bytes as the client allows, until there are no more.
+    ///
+    /// # Errors
+    /// When the client is gone, or the bytes cannot be read.
+    pub async fn send(mut self, mut bytes: impl AsyncRead + Unpin) -> Result<(), Error> {
+        let gone = || Error::unavailable("the client closed its stream");
+        let (mut window, mut piece) = (0_i64, vec![0; PIECE]);
+        loop {
+            while window <= 0 {
+                let message = self.incoming.message().await.map_err(|_| gone())?.ok_or_else(gone)?;
+                window += i64::from(corten_api::unpack::<WindowUpdate>(&message)?.update.max(0));
+            }
+            let most = piece.len().min(usize::try_from(window).unwrap_or(usize::MAX));
+            let count = bytes.read(piece.get_mut(..most).unwrap_or_default()).await?;
+            if count == 0 {
+                return Ok(());
+            }
+            window -= i64::try_from(count).unwrap_or(0);
+            let data = Bytes::copy_from_slice(piece.get(..count).unwrap_or_default());
+            self.outgoing.send(Ok(corten_api::pack(&Data { data }))).await.map_err(|_| gone())?;
+        }
     }
 }
 

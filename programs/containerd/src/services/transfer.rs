@@ -1,4 +1,4 @@
-//! Moving images: from registries and archives into the store, and under other names (spec 03 §10).
+//! Moving images: between registries, archives and the store, and under other names (spec 03 §10).
 
 use std::sync::Arc;
 
@@ -6,7 +6,9 @@ use corten_api::services::transfer::{TransferRequest, transfer_server};
 use corten_api::transfer_types::{self as objects, AuthRequest, AuthResponse, AuthType};
 use corten_images::naming::ImageReference;
 use corten_images::progress::{self, Progress, ProgressReceiver};
-use corten_images::{Destination, Image, ImportRequest, PullRequest, Unpack};
+use corten_images::{
+    Destination, ExportRequest, Image, ImportRequest, Platforms, PullRequest, PushRequest, Unpack,
+};
 use corten_registry::{Credential, CredentialRequest, Credentials, Resolver, ResolverOptions, Scheme};
 use corten_types::{Any, Context, Error, Result as Outcome};
 use tonic::{Request, Response, Status};
@@ -14,11 +16,19 @@ use tonic::{Request, Response, Status};
 use super::streaming::Stream;
 use super::{Services, context, required, status};
 
+/// Blobs of one image that are sent at once.
+const MAX_UPLOADS: usize = 3;
+/// Bytes of an archive between the store and its stream.
+const PIPE: usize = 256 << 10;
+
 /// The two ends of a transfer that can be told apart.
 enum Transfer {
     Pull(objects::OciRegistry, objects::ImageStore),
     Import(objects::ImageImportStream, objects::ImageStore),
     Tag(objects::ImageStore, objects::ImageStore),
+    Push(objects::ImageStore, objects::OciRegistry),
+    Export(objects::ImageStore, objects::ImageExportStream),
+    Echo(objects::ImageImportStream, objects::ImageExportStream),
 }
 
 const KNOWN: [&str; 7] = [
@@ -49,6 +59,11 @@ impl Transfer {
             ("OCIRegistry", "ImageStore") => Ok(Self::Pull(unpack(source)?, unpack(destination)?)),
             ("ImageImportStream", "ImageStore") => Ok(Self::Import(unpack(source)?, unpack(destination)?)),
             ("ImageStore", "ImageStore") => Ok(Self::Tag(unpack(source)?, unpack(destination)?)),
+            ("ImageStore", "OCIRegistry") => Ok(Self::Push(unpack(source)?, unpack(destination)?)),
+            ("ImageStore", "ImageExportStream") => Ok(Self::Export(unpack(source)?, unpack(destination)?)),
+            ("ImageImportStream", "ImageExportStream") => {
+                Ok(Self::Echo(unpack(source)?, unpack(destination)?))
+            }
             _ => Err(Error::not_implemented(format!(
                 "method Transfer not implemented for {} to {}",
                 source.type_url, destination.type_url
@@ -77,6 +92,9 @@ impl transfer_server::Transfer for Services {
             Transfer::Pull(from, to) => self.pull(&ctx, from, to, &sender).await,
             Transfer::Import(from, to) => self.import(&ctx, from, to, &sender).await,
             Transfer::Tag(from, to) => self.tag(&ctx, &from, &to).await,
+            Transfer::Push(from, to) => self.push(&ctx, from, to, &sender).await,
+            Transfer::Export(from, to) => self.export(&ctx, from, to, &sender).await,
+            Transfer::Echo(from, to) => self.echo(&ctx, &from, &to).await,
         };
         drop(sender);
         if let Some(told) = told {
@@ -95,13 +113,20 @@ impl Services {
         to: objects::ImageStore,
         progress: &progress::ProgressSender,
     ) -> Outcome<()> {
-        let options = from.resolver.unwrap_or_default();
+        let resolver = self.resolver(ctx, from.resolver).await?;
+        let request = PullRequest { reference: from.reference, destination: destination(to), verifier: None };
+        self.image_service.pull(ctx, &resolver, &request, progress).await.map(drop)
+    }
+
+    /// Access to registries as the client wants it.
+    async fn resolver(&self, ctx: &Context, options: Option<objects::RegistryResolver>) -> Outcome<Resolver> {
+        let options = options.unwrap_or_default();
         let mut credentials: Option<Arc<dyn Credentials>> = None;
         if !options.auth_stream.is_empty() {
             let stream = self.streams.take(&ctx.namespace, &options.auth_stream).await?;
             credentials = Some(Arc::new(Asked(tokio::sync::Mutex::new(stream))));
         }
-        let resolver = Resolver::new(ResolverOptions {
+        Ok(Resolver::new(ResolverOptions {
             hosts_dirs: Some(options.host_dir)
                 .filter(|dir| !dir.is_empty())
                 .map(Into::into)
@@ -116,9 +141,75 @@ impl Services {
             credentials,
             user_agent: format!("containerd/{}", crate::VERSION),
             ..ResolverOptions::default()
-        });
-        let request = PullRequest { reference: from.reference, destination: destination(to), verifier: None };
-        self.image_service.pull(ctx, &resolver, &request, progress).await.map(drop)
+        }))
+    }
+
+    async fn push(
+        &self,
+        ctx: &Context,
+        from: objects::ImageStore,
+        to: objects::OciRegistry,
+        progress: &progress::ProgressSender,
+    ) -> Outcome<()> {
+        let image = self.images.get(ctx, &from.name)?;
+        let resolver = self.resolver(ctx, to.resolver).await?;
+        let request = PushRequest {
+            reference: to.reference,
+            target: image.target,
+            platforms: chosen(from.platforms),
+            max_concurrent_uploads: MAX_UPLOADS,
+        };
+        self.image_service.push(ctx, &resolver, &request, progress).await
+    }
+
+    async fn export(
+        &self,
+        ctx: &Context,
+        from: objects::ImageStore,
+        to: objects::ImageExportStream,
+        progress: &progress::ProgressSender,
+    ) -> Outcome<()> {
+        let mut names = vec![from.name];
+        for one in from.extra_references {
+            if one.is_prefix {
+                return Err(Error::not_implemented("prefix lookup on export"));
+            }
+            names.push(one.name);
+        }
+        let names = names.into_iter().filter(|name| !name.is_empty());
+        let images = names.map(|name| self.images.get(ctx, &name).map(|image| (image.name, image.target)));
+        let platforms = match (to.all_platforms, to.platforms) {
+            (true, _) => Platforms::all(),
+            (false, none) if none.is_empty() => Platforms::like(&[corten_types::Platform::host()]),
+            (false, some) => chosen(some),
+        };
+        let request = ExportRequest {
+            images: images.collect::<Outcome<_>>()?,
+            platforms,
+            skip_compatibility_manifest: to.skip_compatibility_manifest,
+            skip_non_distributable: to.skip_non_distributable,
+        };
+        let stream = self.streams.take(&ctx.namespace, &to.stream).await?;
+        let (near, far) = tokio::io::duplex(PIPE);
+        let export = self.image_service.export(ctx, near, &request, progress);
+        // What the archive is wrong with says more than that it ended early.
+        let (exported, sent) = tokio::join!(export, stream.send(far));
+        match exported {
+            Err(error) if sent.is_ok() => Err(error),
+            _ => sent,
+        }
+    }
+
+    /// Sends an archive back as it comes.
+    async fn echo(
+        &self,
+        ctx: &Context,
+        from: &objects::ImageImportStream,
+        to: &objects::ImageExportStream,
+    ) -> Outcome<()> {
+        let incoming = self.streams.take(&ctx.namespace, &from.stream).await?;
+        let outgoing = self.streams.take(&ctx.namespace, &to.stream).await?;
+        outgoing.send(tokio_util::io::StreamReader::new(Box::pin(incoming.bytes()))).await
     }
 
     async fn import(
@@ -149,6 +240,10 @@ impl Services {
             other => other.map(drop),
         }
     }
+}
+
+fn chosen(platforms: Vec<corten_api::types::Platform>) -> Platforms {
+    Platforms::like(&platforms.into_iter().map(Into::into).collect::<Vec<_>>())
 }
 
 fn destination(store: objects::ImageStore) -> Destination {

@@ -13,6 +13,8 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::image_records::{Check, Label, Usage};
+use super::images_out::{Export, Push};
 use crate::client::{Daemon, error};
 use crate::container::{labels, manifest, read_blob};
 use crate::output::{self, Table};
@@ -41,6 +43,16 @@ pub enum Images {
         sync: bool,
         names: Vec<String>,
     },
+    /// Send one to a registry.
+    Push(Push),
+    /// Write some into an archive.
+    Export(Export),
+    /// Show and change labels.
+    Label(Label),
+    /// Whether what they consist of is there, and unpacked.
+    Check(Check),
+    /// What their snapshots take up.
+    Usage(Usage),
     /// Give one another name.
     Tag {
         /// Replace what has the name.
@@ -51,9 +63,9 @@ pub enum Images {
     },
 }
 
-/// Bring an image from a registry.
+/// How a registry is spoken to.
 #[derive(Debug, Args)]
-pub struct Pull {
+pub struct Registry {
     /// Speak HTTP without TLS.
     #[arg(long)]
     plain_http: bool,
@@ -66,6 +78,13 @@ pub struct Pull {
     /// Folder with a folder of settings for each registry.
     #[arg(long)]
     hosts_dir: Option<PathBuf>,
+}
+
+/// Bring an image from a registry.
+#[derive(Debug, Args)]
+pub struct Pull {
+    #[command(flatten)]
+    registry: Registry,
     /// The snapshotter.
     #[arg(long, env = "CONTAINERD_SNAPSHOTTER", default_value = "")]
     snapshotter: String,
@@ -81,6 +100,9 @@ pub struct Pull {
     /// Leave the manifests of other platforms away.
     #[arg(long)]
     skip_metadata: bool,
+    /// As the original has it; the daemon does the same either way.
+    #[arg(long = "local")]
+    _by_client: bool,
     /// Its full name; on a terminal docker's short ones are completed.
     reference: String,
 }
@@ -94,6 +116,18 @@ pub struct Import {
     /// Names with digests too.
     #[arg(long)]
     digests: bool,
+    /// Without digests for those that have a name.
+    #[arg(long)]
+    skip_digest_for_named: bool,
+    /// A name for all of the archive.
+    #[arg(long, default_value = "")]
+    index_name: String,
+    /// Compress layers that are not.
+    #[arg(long)]
+    compress_blobs: bool,
+    /// As the original has it; the daemon does the same either way.
+    #[arg(long = "local")]
+    _by_client: bool,
     /// Do not unpack.
     #[arg(long)]
     no_unpack: bool,
@@ -132,6 +166,11 @@ impl Images {
                 }
                 Ok(())
             }
+            Self::Push(push) => push.run(daemon).await,
+            Self::Export(export) => export.run(daemon).await,
+            Self::Label(label) => label.run(daemon).await,
+            Self::Check(check) => check.run(daemon).await,
+            Self::Usage(usage) => usage.run(daemon).await,
             Self::Tag { force: _, source, targets } => {
                 for target in targets {
                     let named = |name: &str| {
@@ -146,7 +185,7 @@ impl Images {
     }
 }
 
-fn platforms(given: &[String], all: bool) -> Result<Vec<corten_api::types::Platform>> {
+pub(super) fn platforms(given: &[String], all: bool) -> Result<Vec<corten_api::types::Platform>> {
     if all {
         return Ok(Vec::new());
     }
@@ -170,12 +209,9 @@ fn unpacks(
     platforms.iter().cloned().map(|platform| unpack(Some(platform))).collect()
 }
 
-impl Pull {
-    async fn run(self, daemon: &Daemon) -> Result<()> {
-        let reference = match self.reference.contains('/') || !output::is_terminal() {
-            true => self.reference.clone(),
-            false => Reference::familiar(&self.reference)?.to_string(),
-        };
+impl Registry {
+    /// As the daemon is told; it asks for secrets through a stream.
+    pub(super) async fn resolver(&self, daemon: &Daemon) -> Result<objects::RegistryResolver> {
         let auth = match (&self.user, &self.refresh) {
             (Some(user), _) => {
                 let (username, secret) = user.split_once(':').unwrap_or((user, ""));
@@ -205,12 +241,22 @@ impl Pull {
                 }
             });
         }
-        let resolver = objects::RegistryResolver {
+        Ok(objects::RegistryResolver {
             auth_stream,
-            host_dir: self.hosts_dir.map(|dir| dir.display().to_string()).unwrap_or_default(),
+            host_dir: self.hosts_dir.as_ref().map(|dir| dir.display().to_string()).unwrap_or_default(),
             default_scheme: if self.plain_http { "http".into() } else { String::new() },
             ..Default::default()
+        })
+    }
+}
+
+impl Pull {
+    async fn run(self, daemon: &Daemon) -> Result<()> {
+        let reference = match self.reference.contains('/') || !output::is_terminal() {
+            true => self.reference.clone(),
+            false => Reference::familiar(&self.reference)?.to_string(),
         };
+        let resolver = self.registry.resolver(daemon).await?;
         let source = objects::OciRegistry { reference: reference.clone(), resolver: Some(resolver) };
         let platforms = platforms(&self.platform, self.all_platforms)?;
         let store = objects::ImageStore {
@@ -231,7 +277,11 @@ impl Import {
         let (sender, stream) = open(daemon, &id).await?;
         let file = self.file.clone();
         let feeding = tokio::spawn(feed(file, sender, stream));
-        let source = objects::ImageImportStream { stream: id, ..Default::default() };
+        let source = objects::ImageImportStream {
+            stream: id,
+            force_compress: self.compress_blobs,
+            ..Default::default()
+        };
         let platforms = platforms(&self.platform, self.all_platforms)?;
         let today = corten_types::timestamp::rfc3339(std::time::SystemTime::now());
         let prefix = objects::ImageReference {
@@ -242,10 +292,11 @@ impl Import {
             is_prefix: true,
             allow_overwrite: self.base_name.is_none(),
             add_digest: self.digests,
-            skip_named_digest: false,
+            skip_named_digest: self.skip_digest_for_named,
         };
         let unpacks = if self.no_unpack { Vec::new() } else { unpacks(&platforms, &self.snapshotter) };
         let store = objects::ImageStore {
+            name: self.index_name.clone(),
             labels: labels(&self.label),
             platforms,
             extra_references: vec![prefix],
@@ -292,12 +343,12 @@ async fn feed(file: PathBuf, sender: mpsc::Sender<Any>, mut stream: tonic::Strea
     }
 }
 
-fn unique(what: &str) -> String {
+pub(super) fn unique(what: &str) -> String {
     format!("{what}-{}-{}", std::process::id(), corten_types::timestamp::nanos())
 }
 
 /// Opens a stream under a name.
-async fn open(daemon: &Daemon, id: &str) -> Result<(mpsc::Sender<Any>, tonic::Streaming<Any>)> {
+pub(super) async fn open(daemon: &Daemon, id: &str) -> Result<(mpsc::Sender<Any>, tonic::Streaming<Any>)> {
     let (sender, receiver) = mpsc::channel(16);
     let gone = |_| Error::unknown("the stream was closed");
     sender.send(corten_api::pack(&StreamInit { id: id.into() })).await.map_err(gone)?;
@@ -309,7 +360,12 @@ async fn open(daemon: &Daemon, id: &str) -> Result<(mpsc::Sender<Any>, tonic::St
 }
 
 /// A transfer, with its progress shown.
-async fn transfer(daemon: &Daemon, source: Any, destination: Any, shown: Option<&str>) -> Result<()> {
+pub(super) async fn transfer(
+    daemon: &Daemon,
+    source: Any,
+    destination: Any,
+    shown: Option<&str>,
+) -> Result<()> {
     let mut options = None;
     let mut display = None;
     if let Some(what) = shown {

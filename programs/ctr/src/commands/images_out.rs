@@ -1,0 +1,175 @@
+//! `images push` and `images export`.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use clap::Args;
+use corten_api::transfer_types::{self as objects, Data, WindowUpdate};
+use corten_types::{Any, Error, Result, ResultExt};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
+use super::images::{Registry, open, platforms, transfer, unique};
+use crate::client::{Daemon, error};
+
+/// Bytes that the daemon may be ahead.
+const WINDOW: i32 = 1 << 20;
+
+/// Send an image to a registry.
+#[derive(Debug, Args)]
+pub struct Push {
+    #[command(flatten)]
+    registry: Registry,
+    /// Platforms whose content is sent, os/arch; all without it.
+    #[arg(long)]
+    platform: Vec<String>,
+    /// As the original has it; the daemon does the same either way.
+    #[arg(long = "local")]
+    _by_client: bool,
+    /// Where to, with the host.
+    #[arg(default_value = "", value_name = "REMOTE")]
+    remote: String,
+    /// The image; without it, the one of that name.
+    #[arg(default_value = "", value_name = "LOCAL")]
+    local: String,
+}
+
+impl Push {
+    pub async fn run(self, daemon: &Daemon) -> Result<()> {
+        if self.remote.is_empty() {
+            return Err(Error::unknown("please provide a remote image reference to push"));
+        }
+        let local = if self.local.is_empty() { &self.remote } else { &self.local };
+        let resolver = self.registry.resolver(daemon).await?;
+        let source = objects::ImageStore {
+            name: local.clone(),
+            platforms: platforms(&self.platform, self.platform.is_empty())?,
+            ..Default::default()
+        };
+        let registry = objects::OciRegistry { reference: self.remote.clone(), resolver: Some(resolver) };
+        transfer(daemon, corten_api::pack(&source), corten_api::pack(&registry), Some("Pushing")).await
+    }
+}
+
+/// Write images into an archive.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Without the file that docker load reads.
+    #[arg(long)]
+    skip_manifest_json: bool,
+    /// Without layers that may not be handed on.
+    #[arg(long)]
+    skip_non_distributable: bool,
+    /// Platforms to write, os/arch.
+    #[arg(long)]
+    platform: Vec<String>,
+    /// Write all platforms.
+    #[arg(long)]
+    all_platforms: bool,
+    /// As the original has it; the daemon does the same either way.
+    #[arg(long = "local")]
+    _by_client: bool,
+    /// The archive, or - for standard output.
+    #[arg(default_value = "", value_name = "OUT")]
+    file: String,
+    #[arg(value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+impl Export {
+    pub async fn run(self, daemon: &Daemon) -> Result<()> {
+        if self.file.is_empty() || self.images.is_empty() {
+            return Err(Error::unknown(
+                "please provide both an output filename and an image reference to export",
+            ));
+        }
+        let id = unique("export");
+        let (sender, stream) = open(daemon, &id).await?;
+        let (written, part) = Target::open(&self.file).await?;
+        let taking = tokio::spawn(take(written, sender, stream));
+        let mut names = self.images.iter().cloned();
+        let source = objects::ImageStore {
+            name: names.next().unwrap_or_default(),
+            extra_references: names
+                .map(|name| objects::ImageReference { name, ..Default::default() })
+                .collect(),
+            ..Default::default()
+        };
+        let given = !self.platform.is_empty() && !self.all_platforms;
+        let archive = objects::ImageExportStream {
+            stream: id,
+            platforms: if given { platforms(&self.platform, false)? } else { Vec::new() },
+            all_platforms: self.all_platforms,
+            skip_compatibility_manifest: self.skip_manifest_json,
+            skip_non_distributable: self.skip_non_distributable,
+            ..Default::default()
+        };
+        // The archive itself may go to standard output.
+        let shown = (self.file != "-").then_some("Exporting");
+        let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&archive), shown).await;
+        if done.is_err() {
+            taking.abort();
+        }
+        let taken = match taking.await {
+            Ok(taken) => taken,
+            Err(_) => Err(Error::unknown("the archive was not written")),
+        };
+        part.finish(done.and(taken))
+    }
+}
+
+type Written = Box<dyn tokio::io::AsyncWrite + Send + Unpin>;
+
+/// A file under a private name until it is whole.
+struct Target(Option<(PathBuf, PathBuf)>);
+
+impl Target {
+    async fn open(file: &str) -> Result<(Written, Self)> {
+        if file == "-" {
+            let output = std::fs::File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+            return Ok((Box::new(tokio::fs::File::from_std(output)), Self(None)));
+        }
+        let path = PathBuf::from(file);
+        // What is no plain file (a pipe, a device) is written where it is.
+        if path.metadata().is_ok_and(|known| !known.is_file()) {
+            let opened = tokio::fs::OpenOptions::new().write(true).open(&path).await;
+            return Ok((Box::new(opened.with_context(|| format!("open {file}"))?), Self(None)));
+        }
+        let mut part = path.clone().into_os_string();
+        part.push(format!(".{}.part", std::process::id()));
+        let part = PathBuf::from(part);
+        let created = tokio::fs::File::create(&part).await.with_context(|| format!("open {file}"))?;
+        Ok((Box::new(created), Self(Some((part, path)))))
+    }
+
+    fn finish(self, done: Result<()>) -> Result<()> {
+        let Some((part, path)) = self.0 else { return done };
+        if done.is_err() {
+            std::fs::remove_file(&part).ok();
+            return done;
+        }
+        std::fs::rename(&part, &path).with_context(|| format!("write {}", path.display()))
+    }
+}
+
+/// Takes what the daemon sends.
+async fn take(
+    mut written: Written,
+    sender: mpsc::Sender<Any>,
+    mut stream: tonic::Streaming<Any>,
+) -> Result<()> {
+    let mut window = 0;
+    loop {
+        if window < WINDOW {
+            let update = corten_api::pack(&WindowUpdate { update: WINDOW });
+            if sender.send(update).await.is_ok() {
+                window += WINDOW;
+            }
+        }
+        let Some(message) = stream.message().await.map_err(error)? else { break };
+        let data = corten_api::unpack::<Data>(&message)?.data;
+        window -= i32::try_from(data.len()).unwrap_or(i32::MAX);
+        written.write_all(&data).await?;
+    }
+    Ok(written.flush().await?)
+}
