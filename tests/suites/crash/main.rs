@@ -1,0 +1,118 @@
+//! Whatever moment a daemon or a machine is lost at, what was acknowledged is there afterwards, nothing is there
+//! by half, and after one collection the disk holds what the database knows and no more.
+//!
+//! `CORTEN_KILLS` says how many times; `CORTEN_SEED` repeats a history's choices.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+mod history;
+mod random;
+mod records;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use corten_api::services::content;
+use corten_tests::{Client, Digest, Node};
+
+use crate::history::{History, Kind};
+use crate::random::Random;
+use crate::records::Worker;
+
+const WORKERS: usize = 4;
+
+/// How often to kill, cut or damage: `usual`, unless the environment says otherwise.
+fn times(usual: usize) -> usize {
+    std::env::var("CORTEN_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// Lets workers make history for a while, ends them by what `end` does, and answers what they did.
+fn live(node: &mut Node, random: &mut Random, history: &History, end: impl FnOnce(&mut Node)) -> History {
+    let stop = AtomicBool::new(false);
+    let address = node.address();
+    let namespace = node.namespace().to_owned();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|n| {
+                let name = format!("w{n}");
+                let own = history.of(&format!("{name}-"));
+                let mut worker = Worker::new(&address, &namespace, &name, random.fork(), own);
+                let stop = &stop;
+                scope.spawn(move || {
+                    worker.work(|| stop.load(Ordering::Relaxed));
+                    worker.history
+                })
+            })
+            .collect();
+        end(node);
+        stop.store(true, Ordering::Relaxed);
+        let mut history = History::default();
+        workers.into_iter().for_each(|worker| history.join(worker.join().unwrap()));
+        history
+    })
+}
+
+/// The disk holds what the database knows, whole, and nothing else.
+fn check_disk(node: &Node) {
+    let client = Client::new(&node.address(), Some(node.namespace()));
+    records::collect(&client);
+    let root = node.join("root");
+    let names = |folder: &Path| -> BTreeSet<String> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let folder = root.join("io.containerd.content.v1.content/blobs/sha256");
+    let known: BTreeSet<String> = records::blobs(&client)
+        .iter()
+        .map(|info| info.digest.trim_start_matches("sha256:").to_owned())
+        .collect();
+    assert_eq!(names(&folder), known, "files of blobs");
+    for name in &known {
+        let data = std::fs::read(folder.join(name)).unwrap();
+        assert_eq!(Digest::sha256(&data).hex(), name, "a blob's bytes");
+    }
+    let statuses = client
+        .wait(client.content().list_statuses(content::ListStatusesRequest::default()))
+        .unwrap()
+        .statuses;
+    // One that was lost before its first byte has a record and a folder, and is shown when it has data.
+    let folder = root.join("io.containerd.content.v1.content/ingest");
+    let mut ingests = names(&folder);
+    ingests.retain(|name| folder.join(name).join("data").exists());
+    assert_eq!(ingests.len(), statuses.len(), "ingests: {ingests:?} and {statuses:?}");
+    let folders = names(&root.join("io.containerd.snapshotter.v1.overlayfs/snapshots"));
+    assert_eq!(folders.len(), records::snapshots(&client).len(), "folders of snapshots: {folders:?}");
+}
+
+#[test]
+fn acknowledged_changes_survive_kills_at_random_moments() {
+    let mut random = Random::seeded();
+    let mut node = Node::start();
+    let mut history = History::default();
+    let mut acknowledged = 0;
+    for kill in 0..times(200) {
+        let pause = Duration::from_micros(random.below(60_000));
+        let mut lost = Instant::now();
+        let done = live(&mut node, &mut random, &history, |node| {
+            std::thread::sleep(pause);
+            lost = Instant::now();
+            node.kill_daemon();
+        });
+        acknowledged += done.acknowledged();
+        node.start_daemon();
+        let seen = records::view(&node.address(), node.namespace());
+        let wrong = done.compare(&seen, lost, Instant::now());
+        assert!(wrong.is_empty(), "after kill {kill}:\n{}", wrong.join("\n"));
+        if kill % 8 == 7 {
+            check_disk(&node);
+        }
+        history = History::after(seen);
+    }
+    println!("{acknowledged} acknowledged changes");
+    assert!(acknowledged > 200, "the daemon was killed before it could do anything: {acknowledged}");
+    check_disk(&node);
+    assert!(history.kinds().contains(&Kind::Blob));
+    node.finish();
+}
