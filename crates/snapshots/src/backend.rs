@@ -49,20 +49,20 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// Those of the file system.
     fn remove(&self, id: u64) -> Result<()>;
 
-    /// Removes what interrupted creations and removals left.
+    /// Removes what interrupted removals left.
     ///
     /// # Errors
     /// Those of the file system.
     fn clean(&self) -> Result<()>;
 }
 
-/// Numbers among the names in a folder.
+/// Numbers of the directories in a folder, those that are being made or were left half made among them.
 pub(crate) fn numbers(folder: &Path) -> Result<BTreeSet<u64>> {
     let names = std::fs::read_dir(folder)?.flatten().map(|entry| entry.file_name());
-    Ok(names.filter_map(|name| name.to_str()?.parse().ok()).collect())
+    Ok(names.filter_map(|name| name.to_str()?.trim_start_matches("new-").parse().ok()).collect())
 }
 
-/// Removes what has no final name, unless it is being made now.
+/// Removes what interrupted removals left.
 pub(crate) fn clean(folder: &Path) -> Result<()> {
     for entry in std::fs::read_dir(folder)?.flatten() {
         if entry.file_name().to_string_lossy().starts_with("rm-") {
@@ -74,10 +74,33 @@ pub(crate) fn clean(folder: &Path) -> Result<()> {
 
 /// Takes the name away at once, the contents after.
 pub(crate) fn remove(folder: &Path, id: u64) -> Result<()> {
-    let (path, gone) = (folder.join(id.to_string()), folder.join(format!("rm-{id}")));
-    match std::fs::rename(&path, &gone) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
+    let gone = folder.join(format!("rm-{id}"));
+    for name in [id.to_string(), format!("new-{id}")] {
+        match std::fs::rename(folder.join(name), &gone) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other?,
+        }
+        std::fs::remove_dir_all(&gone)?;
     }
-    Ok(std::fs::remove_dir_all(gone)?)
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_half_made_is_found_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        for name in ["3/fs", "new-7/fs", "rm-5/fs", "other"] {
+            std::fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        assert_eq!(numbers(folder).unwrap(), BTreeSet::from([3, 7]));
+        for id in [3, 4, 7] {
+            remove(folder, id).unwrap();
+        }
+        clean(folder).unwrap();
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1, "only what is not ours");
+    }
 }

@@ -28,8 +28,13 @@ fn times(usual: usize) -> usize {
     std::env::var("CORTEN_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
-/// Lets workers make history for a while, ends them by what `end` does, and answers what they did.
-fn live(node: &mut Node, random: &mut Random, history: &History, end: impl FnOnce(&mut Node)) -> History {
+/// Lets workers make history for a while, ends them and the daemon by `end`, and answers what they did.
+fn live(
+    node: &mut Node,
+    random: &mut Random,
+    history: &History,
+    end: impl FnOnce(&mut Node, &AtomicBool),
+) -> History {
     let stop = AtomicBool::new(false);
     let address = node.address();
     let namespace = node.namespace().to_owned();
@@ -41,13 +46,12 @@ fn live(node: &mut Node, random: &mut Random, history: &History, end: impl FnOnc
                 let mut worker = Worker::new(&address, &namespace, &name, random.fork(), own);
                 let stop = &stop;
                 scope.spawn(move || {
-                    worker.work(|| stop.load(Ordering::Relaxed));
+                    worker.work(|| stop.load(Ordering::SeqCst));
                     worker.history
                 })
             })
             .collect();
-        end(node);
-        stop.store(true, Ordering::Relaxed);
+        end(node, &stop);
         let mut history = History::default();
         workers.into_iter().for_each(|worker| history.join(worker.join().unwrap()));
         history
@@ -87,7 +91,6 @@ fn check_disk(node: &Node) {
 }
 
 #[test]
-#[ignore = "rarely finds an ingest whose offset is not the one told: to be understood first"]
 fn acknowledged_changes_survive_kills_at_random_moments() {
     let mut random = Random::seeded();
     let mut node = Node::start();
@@ -96,8 +99,10 @@ fn acknowledged_changes_survive_kills_at_random_moments() {
     for kill in 0..times(200) {
         let pause = Duration::from_micros(random.below(60_000));
         let mut lost = Instant::now();
-        let done = live(&mut node, &mut random, &history, |node| {
+        let done = live(&mut node, &mut random, &history, |node, stop| {
             std::thread::sleep(pause);
+            // Calls that are under way stay so.
+            stop.store(true, Ordering::SeqCst);
             lost = Instant::now();
             node.kill_daemon();
         });
