@@ -5,6 +5,8 @@
 //! Without the feature `grpc` there are only messages, which is all that shims and domain crates need.
 
 mod any;
+#[cfg(feature = "grpc")]
+pub mod client;
 mod convert;
 pub mod keys;
 mod status;

@@ -2,34 +2,12 @@
 
 use std::path::Path;
 
-use corten_api::keys::{LEASE, MAX_MESSAGE, NAMESPACE};
+use corten_api::client::{Headers, Service};
+use corten_api::keys::MAX_MESSAGE;
 use corten_api::services as api;
-use tonic::metadata::AsciiMetadataValue;
-use tonic::service::Interceptor;
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
-
-/// A connection with headers.
-pub type Service = InterceptedService<Channel, Headers>;
-
-/// Adds namespace and lease to calls.
-#[derive(Clone, Debug, Default)]
-pub struct Headers {
-    namespace: Option<AsciiMetadataValue>,
-    lease: Option<AsciiMetadataValue>,
-}
-
-impl Interceptor for Headers {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        for (key, value) in [(NAMESPACE, &self.namespace), (LEASE, &self.lease)] {
-            if let Some(value) = value {
-                request.metadata_mut().insert(key, value.clone());
-            }
-        }
-        Ok(request)
-    }
-}
 
 /// A daemon's services. It connects with the first call, and again when the daemon was started again.
 #[derive(Debug)]

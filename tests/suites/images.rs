@@ -115,3 +115,33 @@ fn images_are_labelled_checked_and_measured() {
     assert_eq!(node.ctr(["images", "usage", &image]).ok().lines().count(), 2);
     node.finish();
 }
+
+#[test]
+fn an_import_names_what_it_is_told_to() {
+    let node = Node::start();
+    let archive = node.join("in.tar");
+    let name = "example.com/lab/box:1";
+    let image = ImageBuilder::busybox().build();
+    image.save(&archive, name).unwrap();
+    let import = |flags: &[&str]| {
+        let mut args = vec!["images", "import", "--no-unpack"];
+        args.extend(flags);
+        args.push(archive.to_str().unwrap());
+        node.ctr(args).ok();
+        let mut names: Vec<String> = node.ctr(["images", "ls", "-q"]).ok().lines().map(Into::into).collect();
+        names.sort();
+        node.ctr(["images", "rm", "--sync"].into_iter().chain(names.iter().map(String::as_str))).ok();
+        names
+    };
+    let digest = format!("import-{}@{}", today(), image.target.digest());
+    assert_eq!(import(&[]), [name]);
+    assert_eq!(import(&["--digests"]), [name, digest.as_str()]);
+    assert_eq!(import(&["--digests", "--skip-digest-for-named"]), [name]);
+    assert_eq!(import(&["--index-name", "example.com/lab/all:2"]), ["example.com/lab/all:2", name]);
+    node.finish();
+}
+
+/// The day, as it stands in names that an import makes.
+fn today() -> String {
+    corten_types::timestamp::rfc3339(std::time::SystemTime::now()).chars().take(10).collect()
+}

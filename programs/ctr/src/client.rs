@@ -4,39 +4,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use corten_api::keys::{LEASE, MAX_MESSAGE, NAMESPACE};
+use corten_api::client::{Headers, Service};
+use corten_api::keys::MAX_MESSAGE;
 use corten_api::services as api;
 use corten_types::{Error, ErrorClass, Result};
 use tokio::task::JoinHandle;
-use tonic::metadata::AsciiMetadataValue;
-use tonic::service::Interceptor;
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
 
 use crate::Global;
 
 const CONNECT: Duration = Duration::from_secs(10);
-
-/// Adds namespace and lease to calls.
-#[derive(Clone, Debug)]
-pub struct Headers {
-    namespace: AsciiMetadataValue,
-    lease: Option<AsciiMetadataValue>,
-}
-
-impl Interceptor for Headers {
-    fn call(&mut self, mut request: Request<()>) -> std::result::Result<Request<()>, Status> {
-        request.metadata_mut().insert(NAMESPACE, self.namespace.clone());
-        if let Some(lease) = &self.lease {
-            request.metadata_mut().insert(LEASE, lease.clone());
-        }
-        Ok(request)
-    }
-}
-
-/// A connection with headers.
-pub type Service = InterceptedService<Channel, Headers>;
 
 /// A daemon, perhaps not spoken to yet.
 #[derive(Clone, Debug)]
@@ -183,7 +162,7 @@ impl Client {
         };
         let channel = endpoint.connect_with_connector(connector).await.map_err(refused)?;
         let namespace = self.namespace.parse().map_err(|_| Error::invalid_argument("malformed namespace"))?;
-        let headers = Headers { namespace, lease: None };
+        let headers = Headers { namespace: Some(namespace), lease: None };
         let service = InterceptedService::new(channel.clone(), headers.clone());
         Ok(Daemon { namespace: self.namespace.clone(), channel, headers, service })
     }

@@ -93,9 +93,7 @@ impl Stream {
             }
         })
     }
-}
 
-impl Stream {
     /// Sends bytes as the client allows, until there are no more.
     ///
     /// # Errors
