@@ -206,7 +206,8 @@ impl Lab {
 
     /// The next event about a task, as `topic process status`.
     pub async fn event(&mut self) -> String {
-        shown(&self.events.recv().await.unwrap())
+        let next = tokio::time::timeout(PATIENCE, self.events.recv()).await;
+        shown(&next.expect("no event came").unwrap())
     }
 
     /// Events up to and with the first deletion.
@@ -247,8 +248,13 @@ impl Drop for Lab {
     }
 }
 
+/// How long anything may take that this machine does at once when it is not busy.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(4);
+
 pub async fn until(mut condition: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
     while !condition() {
+        assert!(started.elapsed() < PATIENCE, "this did not become true");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
