@@ -248,8 +248,8 @@ impl Drop for Lab {
     }
 }
 
-/// How long anything may take that this machine does at once when it is not busy.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(4);
+/// How long to wait for what a machine that is not busy does at once.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 pub async fn until(mut condition: impl FnMut() -> bool) {
     let started = std::time::Instant::now();
