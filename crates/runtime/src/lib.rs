@@ -34,10 +34,13 @@ mod spec;
 
 mod forward;
 
+mod sandbox;
+
 pub use config::{Config, Timeouts};
 pub use create::{CreateTask, ShimAddress, Stdio};
 pub use operations::Exec;
 pub use records::{ContainerRecord, Records, StoredRecords};
+pub use sandbox::{SandboxController, SandboxControllers};
 pub use task::Exit;
 pub use tasks::Tasks;
 

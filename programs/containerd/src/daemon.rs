@@ -13,7 +13,7 @@ use corten_images::ImageService;
 use corten_metadata::{
     Collector, CollectorOptions, Containers, Database, Images, Leases, Namespaces, Sandboxes, Sweeper,
 };
-use corten_runtime::{StoredRecords, Tasks};
+use corten_runtime::{SandboxControllers, StoredRecords, Tasks};
 use corten_snapshots::{Backend, Native, Overlay, OverlayOptions, Snapshots};
 use corten_types::{Error, Result, ResultExt};
 use tokio::net::UnixListener;
@@ -146,6 +146,7 @@ async fn assemble(config: &Config) -> Result<(Database, Services)> {
     );
     let services = Services {
         namespaces: Namespaces::new(database.clone(), exchange.clone()),
+        sandbox_controllers: SandboxControllers::new(exchange.clone(), BTreeMap::new()),
         plugins: plugins::table(&config.root, &failures),
         uuid_file: plugin("io.containerd.grpc.v1.introspection").join("uuid"),
         mount_folder: config.root.join("tmpmounts"),

@@ -26,7 +26,7 @@ use corten_content::Store;
 use corten_events::Exchange;
 use corten_images::ImageService;
 use corten_metadata::{Collector, Containers, Images, Leases, Namespaces, Sandboxes};
-use corten_runtime::Tasks;
+use corten_runtime::{SandboxControllers, Tasks};
 use corten_snapshots::Snapshots;
 use corten_types::{Context, Error, Namespace, ResultExt};
 use tonic::transport::server::Router;
@@ -45,6 +45,7 @@ pub struct Services {
     pub leases: Leases,
     pub containers: Containers,
     pub sandboxes: Sandboxes,
+    pub sandbox_controllers: SandboxControllers,
     pub namespaces: Namespaces,
     pub collector: Collector,
     pub tasks: Tasks,
@@ -89,6 +90,7 @@ pub fn router(services: Services) -> Router {
         api::introspection::introspection_server::IntrospectionServer<Services>,
         api::leases::leases_server::LeasesServer<Services>,
         api::namespaces::namespaces_server::NamespacesServer<Services>,
+        api::sandbox::controller_server::ControllerServer<Services>,
         api::sandbox::store_server::StoreServer<Services>,
         api::snapshots::snapshots_server::SnapshotsServer<Services>,
         api::streaming::streaming_server::StreamingServer<Services>,
