@@ -241,7 +241,7 @@ impl Job {
     /// joins the caller's lease, so that it stays until the image is recorded.
     async fn first_missing(&self) -> Result<usize> {
         for index in (0..self.layers.len()).rev() {
-            if !self.exists(index)? {
+            if !self.exists(index).await? {
                 continue;
             }
             match self.prepare(index, self.layers[index].parent.as_ref()).await? {
@@ -253,9 +253,9 @@ impl Job {
         Ok(0)
     }
 
-    fn exists(&self, index: usize) -> Result<bool> {
+    async fn exists(&self, index: usize) -> Result<bool> {
         let chain_id = self.layers[index].chain_id.as_str();
-        match self.service.shared.snapshots.stat(&self.ctx, &self.snapshotter, chain_id) {
+        match self.service.shared.snapshots.stat(&self.ctx, &self.snapshotter, chain_id).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error.context(format!("failed to stat snapshot {chain_id}"))),
@@ -321,7 +321,7 @@ impl Job {
                     if !error.is_already_exists() {
                         return Err(error.context(format!("failed to prepare extraction snapshot {key:?}")));
                     }
-                    if self.exists(index)? {
+                    if self.exists(index).await? {
                         return Ok(Prepared::Exists);
                     }
                 }

@@ -1,9 +1,12 @@
-//! What a built-in snapshotter does: directories by number.
+//! What a built-in snapshotter does: directories, or whatever it has in their place, by number.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use corten_types::{Labels, Mount, Result};
+use corten_metadata::Kind;
+use corten_types::{Labels, Mount, Result, ResultExt};
+
+use crate::du;
 
 /// Disk usage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,7 +17,31 @@ pub struct Usage {
     pub inodes: u64,
 }
 
-/// The directories of one snapshotter. Calls block.
+/// A snapshot as a backend sees it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Its number, unique per snapshotter over all namespaces.
+    pub id: u64,
+    /// The numbers of those below it, the nearest first.
+    pub parents: Vec<u64>,
+    /// What it is for.
+    pub kind: Kind,
+    /// Those of its labels that backends may see: `containerd.io/snapshot/…` and `containerd.io/snapshot.ref`.
+    pub labels: Labels,
+}
+
+impl Snapshot {
+    /// Whether somebody writes to it.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.kind == Kind::Active
+    }
+}
+
+/// One snapshotter's place on disk. Calls block.
+///
+/// What it makes comes before the record that knows it and goes after it, so that a crash leaves only what
+/// no record knows: [`Backend::ids`] finds that, and [`Backend::remove`] removes it.
 pub trait Backend: Send + Sync + std::fmt::Debug {
     /// Its name on the wire.
     fn name(&self) -> &str;
@@ -25,25 +52,47 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// What it can do beyond the rule: `rebase`, …
     fn capabilities(&self) -> Vec<String>;
 
-    /// Makes the directory of a snapshot over its parents, the nearest first.
+    /// Makes the place of an active snapshot or a view. Nothing is left of it after a failure.
     ///
     /// # Errors
     /// Those of the file system.
-    fn create(&self, id: u64, parents: &[u64], writable: bool) -> Result<()>;
+    fn create(&self, snapshot: &Snapshot) -> Result<()>;
 
-    /// The mounts that show a snapshot.
-    fn mounts(&self, id: u64, parents: &[u64], writable: bool, labels: &Labels) -> Vec<Mount>;
+    /// The mounts that show an active snapshot or a view.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn mounts(&self, snapshot: &Snapshot) -> Result<Vec<Mount>>;
 
-    /// Where writes of an active snapshot go, for usage and syncing.
-    fn changes(&self, id: u64) -> std::path::PathBuf;
+    /// Makes an active snapshot fit to be a parent, with all of its data on the disk, and measures it. Its
+    /// parents are those that it will have, which may be told only now (`rebase`). The record follows; if it
+    /// does not, the snapshot is still active, is mounted again, and may be committed once more.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn commit(&self, snapshot: &Snapshot) -> Result<Usage>;
 
-    /// Numbers of the directories on disk.
+    /// Clears up after a commit whose record is written. A crash may leave this out.
+    fn committed(&self, _id: u64) {}
+
+    /// What an active snapshot itself takes on disk now, without its parents.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn usage(&self, snapshot: &Snapshot) -> Result<Usage>;
+
+    /// Labels that it adds to what clients see of a snapshot.
+    fn labels(&self, _id: u64) -> Labels {
+        Labels::new()
+    }
+
+    /// Numbers of what is on disk.
     ///
     /// # Errors
     /// Those of the file system.
     fn ids(&self) -> Result<BTreeSet<u64>>;
 
-    /// Removes a directory, and what an interrupted creation left.
+    /// Removes what has a number, and what an interrupted creation left of it.
     ///
     /// # Errors
     /// Those of the file system.
@@ -54,6 +103,12 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Those of the file system.
     fn clean(&self) -> Result<()>;
+}
+
+/// Brings what lies in a folder to the disk, and measures it.
+pub(crate) fn settle(folder: &Path) -> Result<Usage> {
+    corten_durable::sync_file_system(folder).context("failed to sync the snapshot")?;
+    du::usage(folder)
 }
 
 /// Numbers of the directories in a folder, those that are being made or were left half made among them.

@@ -9,7 +9,8 @@ mod native;
 mod overlay;
 mod service;
 
-pub use backend::{Backend, Usage};
+pub use backend::{Backend, Snapshot, Usage};
+pub use corten_metadata::Kind;
 pub use native::Native;
 pub use overlay::{Overlay, OverlayOptions};
 pub use service::Snapshots;

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use corten_types::{Error, Labels, Mount, Result, ResultExt};
+use corten_types::{Error, Mount, Result, ResultExt};
 
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, Snapshot, Usage};
+use crate::du;
 
 /// The native snapshotter.
 #[derive(Debug)]
@@ -42,8 +43,9 @@ impl Backend for Native {
         Vec::new()
     }
 
-    fn create(&self, id: u64, parents: &[u64], writable: bool) -> Result<()> {
-        if !writable && !parents.is_empty() {
+    fn create(&self, snapshot: &Snapshot) -> Result<()> {
+        let (id, parents) = (snapshot.id, &snapshot.parents);
+        if !snapshot.is_active() && !parents.is_empty() {
             // A view shows its parent.
             return Ok(std::fs::create_dir(self.path(id))?);
         }
@@ -67,20 +69,21 @@ impl Backend for Native {
         Ok(std::fs::rename(&new, self.path(id))?)
     }
 
-    fn mounts(&self, id: u64, parents: &[u64], writable: bool, _labels: &Labels) -> Vec<Mount> {
-        let shown = if writable { id } else { parents.first().copied().unwrap_or(id) };
-        let mode = if writable { "rw" } else { "ro" };
+    fn mounts(&self, snapshot: &Snapshot) -> Result<Vec<Mount>> {
+        let own = snapshot.is_active() || snapshot.parents.is_empty();
+        let shown = snapshot.parents.first().copied().filter(|_| !own).unwrap_or(snapshot.id);
+        let mode = if snapshot.is_active() { "rw" } else { "ro" };
         let source = self.path(shown).display().to_string();
-        vec![Mount {
-            kind: "bind".into(),
-            source,
-            target: String::new(),
-            options: vec![mode.into(), "rbind".into()],
-        }]
+        let options = vec![mode.into(), "rbind".into()];
+        Ok(vec![Mount { kind: "bind".into(), source, target: String::new(), options }])
     }
 
-    fn changes(&self, id: u64) -> PathBuf {
-        self.path(id)
+    fn commit(&self, snapshot: &Snapshot) -> Result<Usage> {
+        backend::settle(&self.path(snapshot.id))
+    }
+
+    fn usage(&self, snapshot: &Snapshot) -> Result<Usage> {
+        du::usage(&self.path(snapshot.id))
     }
 
     fn ids(&self) -> Result<BTreeSet<u64>> {

@@ -5,9 +5,10 @@ use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use corten_types::{Labels, Mount, Result, ResultExt};
+use corten_types::{Mount, Result, ResultExt};
 
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, Snapshot, Usage};
+use crate::du;
 
 /// Settings of the snapshotter.
 #[derive(Clone, Debug, Default)]
@@ -46,19 +47,19 @@ impl Overlay {
         self.folder().join(id.to_string()).join("fs").display().to_string()
     }
 
-    fn make(&self, new: &Path, parents: &[u64], writable: bool) -> Result<()> {
+    fn make(&self, new: &Path, snapshot: &Snapshot) -> Result<()> {
         std::fs::create_dir_all(new)?;
         std::fs::set_permissions(new, Permissions::from_mode(0o700))?;
         let fs = new.join("fs");
         std::fs::create_dir(&fs)?;
         std::fs::set_permissions(&fs, Permissions::from_mode(0o755))?;
-        if let Some(parent) = parents.first() {
+        if let Some(parent) = snapshot.parents.first() {
             // The top directory is not merged: it is the parent's.
             let metadata = std::fs::metadata(self.fs(*parent))?;
             chown(&fs, Some(metadata.uid()), Some(metadata.gid()))?;
             std::fs::set_permissions(&fs, Permissions::from_mode(metadata.mode() & 0o7777))?;
         }
-        if writable {
+        if snapshot.is_active() {
             std::fs::create_dir(new.join("work"))?;
             std::fs::set_permissions(new.join("work"), Permissions::from_mode(0o711))?;
         }
@@ -83,20 +84,22 @@ impl Backend for Overlay {
         vec!["rebase".into()]
     }
 
-    fn create(&self, id: u64, parents: &[u64], writable: bool) -> Result<()> {
+    fn create(&self, snapshot: &Snapshot) -> Result<()> {
+        let id = snapshot.id;
         let (new, path) = (self.folder().join(format!("new-{id}")), self.folder().join(id.to_string()));
         std::fs::remove_dir_all(&new).ok();
-        let made = self.make(&new, parents, writable).and_then(|()| Ok(std::fs::rename(&new, path)?));
+        let made = self.make(&new, snapshot).and_then(|()| Ok(std::fs::rename(&new, path)?));
         if made.is_err() {
             std::fs::remove_dir_all(&new).ok();
         }
         made.context("failed to create snapshot directory")
     }
 
-    fn mounts(&self, id: u64, parents: &[u64], writable: bool, _labels: &Labels) -> Vec<Mount> {
+    fn mounts(&self, snapshot: &Snapshot) -> Result<Vec<Mount>> {
+        let (id, parents, writable) = (snapshot.id, &snapshot.parents, snapshot.is_active());
         let mode = if writable { "rw" } else { "ro" };
-        let bind = |id: u64| mount("bind", self.fs(id), vec![mode.into(), "rbind".into()]);
-        match (parents, writable) {
+        let bind = |id: u64| Ok(mount("bind", self.fs(id), vec![mode.into(), "rbind".into()]));
+        match (parents.as_slice(), writable) {
             ([], _) => return bind(id),
             ([parent], false) => return bind(*parent),
             _ => {}
@@ -112,11 +115,15 @@ impl Backend for Overlay {
         if self.index_off {
             options.push("index=off".into());
         }
-        mount("overlay", "overlay".into(), options)
+        Ok(mount("overlay", "overlay".into(), options))
     }
 
-    fn changes(&self, id: u64) -> PathBuf {
-        self.fs(id).into()
+    fn commit(&self, snapshot: &Snapshot) -> Result<Usage> {
+        backend::settle(self.fs(snapshot.id).as_ref())
+    }
+
+    fn usage(&self, snapshot: &Snapshot) -> Result<Usage> {
+        du::usage(self.fs(snapshot.id).as_ref())
     }
 
     fn ids(&self) -> Result<BTreeSet<u64>> {

@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use corten_events::Exchange;
 use corten_metadata::{Database, Kind, NewSnapshot, SnapshotRecord, SnapshotRecords, Sweeper};
-use corten_types::{Context, Error, Labels, Mount, Result, ResultExt};
+use corten_types::{Context, Error, Filter, Labels, Mount, Result};
 
-use crate::backend::{Backend, Usage};
-use crate::du;
+use crate::backend::{Backend, Snapshot, Usage};
+
+/// Labels of a snapshot that its backend may see.
+const SEEN_PREFIX: &str = "containerd.io/snapshot/";
+const SEEN: &str = "containerd.io/snapshot.ref";
 
 /// All snapshotters. Clones are the same ones.
 #[derive(Clone, Debug)]
@@ -52,6 +55,20 @@ impl Snapshotter {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         Pending { snapshotter: self, id }
     }
+
+    /// A record with the labels that the backend adds; its own come first.
+    fn described(&self, mut record: SnapshotRecord) -> SnapshotRecord {
+        for (key, value) in self.backend.labels(record.id) {
+            record.labels.entry(key).or_insert(value);
+        }
+        record
+    }
+}
+
+/// The labels that a backend may see.
+fn seen(labels: &Labels) -> Labels {
+    let seen = labels.iter().filter(|(key, _)| key.starts_with(SEEN_PREFIX) || *key == SEEN);
+    seen.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -147,27 +164,39 @@ impl Snapshots {
         };
         self.shared.records.check_new(ctx, &new).await?;
         let parents = self.shared.records.chain(ctx, snapshotter, parent)?;
-        let writable = kind == Kind::Active;
         let pending = target.reserve();
-        let (backend, chain, id) = (Arc::clone(&target.backend), parents.clone(), pending.id);
-        blocking(move || backend.create(id, &chain, writable)).await?;
+        let id = pending.id;
+        let (backend, snapshot) =
+            (Arc::clone(&target.backend), Snapshot { id, parents, kind, labels: seen(&labels) });
+        let mounts = blocking(move || {
+            backend.create(&snapshot)?;
+            backend.mounts(&snapshot).inspect_err(|_| drop(backend.remove(id)))
+        })
+        .await?;
         if let Err(error) = self.shared.records.create(ctx, new, id).await {
             let backend = Arc::clone(&target.backend);
             blocking(move || backend.remove(id)).await.ok();
             return Err(error);
         }
-        Ok(target.backend.mounts(id, &parents, writable, &labels))
+        Ok(mounts)
     }
 
     /// The mounts that show an active snapshot or a view.
     ///
     /// # Errors
     /// NotFound; FailedPrecondition for a committed one.
-    pub fn mounts(&self, ctx: &Context, snapshotter: &str, key: &str) -> Result<Vec<Mount>> {
+    pub async fn mounts(&self, ctx: &Context, snapshotter: &str, key: &str) -> Result<Vec<Mount>> {
         let target = self.backend(snapshotter)?;
-        let snapshot = self.shared.records.mountable(ctx, snapshotter, key)?;
-        let parents = self.shared.records.chain(ctx, snapshotter, &snapshot.parent)?;
-        Ok(target.backend.mounts(snapshot.id, &parents, snapshot.kind == Kind::Active, &snapshot.labels))
+        let record = self.shared.records.mountable(ctx, snapshotter, key)?;
+        let snapshot = self.snapshot(ctx, &record)?;
+        let backend = Arc::clone(&target.backend);
+        blocking(move || backend.mounts(&snapshot)).await
+    }
+
+    /// A record as a backend sees it.
+    fn snapshot(&self, ctx: &Context, record: &SnapshotRecord) -> Result<Snapshot> {
+        let parents = self.shared.records.chain(ctx, &record.snapshotter, &record.parent)?;
+        Ok(Snapshot { id: record.id, parents, kind: record.kind, labels: seen(&record.labels) })
     }
 
     /// Turns an active snapshot into a parent for others. Its data is on the disk before its record says so.
@@ -185,14 +214,20 @@ impl Snapshots {
     ) -> Result<()> {
         let target = self.backend(snapshotter)?;
         let records = &self.shared.records;
-        let snapshot = records.committable(ctx, snapshotter, name, key, parent)?;
-        let folder = target.backend.changes(snapshot.id);
-        let usage = blocking(move || {
-            corten_durable::sync_file_system(&folder).context("failed to sync the snapshot")?;
-            du::usage(&folder)
+        let mut record = records.committable(ctx, snapshotter, name, key, parent)?;
+        if !parent.is_empty() {
+            parent.clone_into(&mut record.parent);
+        }
+        let snapshot = self.snapshot(ctx, &record)?;
+        let backend = Arc::clone(&target.backend);
+        let usage = blocking(move || backend.commit(&snapshot)).await?;
+        records.commit(ctx, snapshotter, name, key, parent, labels, (usage.size, usage.inodes)).await?;
+        let backend = Arc::clone(&target.backend);
+        blocking(move || {
+            backend.committed(record.id);
+            Ok(())
         })
-        .await?;
-        records.commit(ctx, snapshotter, name, key, parent, labels, (usage.size, usage.inodes)).await
+        .await
     }
 
     /// Removes a snapshot without children; its directory goes with a collection.
@@ -208,9 +243,10 @@ impl Snapshots {
     ///
     /// # Errors
     /// NotFound.
-    pub fn stat(&self, ctx: &Context, snapshotter: &str, key: &str) -> Result<SnapshotRecord> {
-        self.backend(snapshotter)?;
-        self.shared.records.stat(ctx, snapshotter, key)
+    #[expect(clippy::unused_async, reason = "a snapshotter may be another process")]
+    pub async fn stat(&self, ctx: &Context, snapshotter: &str, key: &str) -> Result<SnapshotRecord> {
+        let target = self.backend(snapshotter)?;
+        Ok(target.described(self.shared.records.stat(ctx, snapshotter, key)?))
     }
 
     /// Changes labels: those that `paths` names, or all when it names none.
@@ -225,17 +261,26 @@ impl Snapshots {
         labels: Labels,
         paths: Vec<String>,
     ) -> Result<SnapshotRecord> {
-        self.backend(snapshotter)?;
-        self.shared.records.update(ctx, snapshotter, key, labels, paths).await
+        let target = self.backend(snapshotter)?;
+        Ok(target.described(self.shared.records.update(ctx, snapshotter, key, labels, paths).await?))
     }
 
     /// The snapshots that pass, by name.
     ///
     /// # Errors
     /// InvalidArgument for a malformed filter.
-    pub fn list(&self, ctx: &Context, snapshotter: &str, filters: &[String]) -> Result<Vec<SnapshotRecord>> {
-        self.backend(snapshotter)?;
-        self.shared.records.list(ctx, snapshotter, filters)
+    #[expect(clippy::unused_async, reason = "a snapshotter may be another process")]
+    pub async fn list(
+        &self,
+        ctx: &Context,
+        snapshotter: &str,
+        filters: &[String],
+    ) -> Result<Vec<SnapshotRecord>> {
+        let target = self.backend(snapshotter)?;
+        let filter = Filter::parse(filters)?;
+        let records = self.shared.records.list(ctx, snapshotter, &[])?;
+        let described = records.into_iter().map(|record| target.described(record));
+        Ok(described.filter(|record| filter.matches(record)).collect())
     }
 
     /// What a snapshot itself takes on disk, without its parents.
@@ -249,8 +294,8 @@ impl Snapshots {
             Kind::View => Ok(Usage::default()),
             Kind::Committed => Ok(Usage { size: snapshot.size, inodes: snapshot.inodes }),
             Kind::Active => {
-                let folder = target.backend.changes(snapshot.id);
-                blocking(move || du::usage(&folder)).await
+                let (backend, snapshot) = (Arc::clone(&target.backend), self.snapshot(ctx, &snapshot)?);
+                blocking(move || backend.usage(&snapshot)).await
             }
         }
     }

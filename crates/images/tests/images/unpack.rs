@@ -16,8 +16,8 @@ const SNAPSHOTTERS: [&str; 2] = ["overlayfs", "native"];
 
 impl Daemon {
     /// Names of all snapshots.
-    fn snapshot_names(&self, snapshotter: &str) -> Vec<String> {
-        let records = self.snapshots.list(&ctx(), snapshotter, &[]).unwrap();
+    async fn snapshot_names(&self, snapshotter: &str) -> Vec<String> {
+        let records = self.snapshots.list(&ctx(), snapshotter, &[]).await.unwrap();
         records.into_iter().map(|record| record.name).collect()
     }
 
@@ -104,11 +104,11 @@ async fn layers_become_a_stack_of_snapshots() {
         assert_eq!(config[&format!("containerd.io/gc.ref.snapshot.{snapshotter}")], chain[2].to_string());
         let mut want: Vec<_> = chain.iter().map(ToString::to_string).collect();
         want.sort();
-        assert_eq!(daemon.snapshot_names(snapshotter), want, "nothing else is left");
+        assert_eq!(daemon.snapshot_names(snapshotter).await, want, "nothing else is left");
         for (index, layer) in image.layers.iter().enumerate() {
             let uncompressed = &daemon.labels(&layer.descriptor().digest)["containerd.io/uncompressed"];
             assert_eq!(*uncompressed, layer.diff_id.to_string());
-            let snapshot = daemon.snapshots.stat(&ctx(), snapshotter, chain[index].as_str()).unwrap();
+            let snapshot = daemon.snapshots.stat(&ctx(), snapshotter, chain[index].as_str()).await.unwrap();
             assert_eq!(snapshot.labels["containerd.io/snapshot.ref"], chain[index].to_string());
             assert_eq!(snapshot.labels["containerd.io/snapshot/diff-id"], layer.diff_id.to_string());
             let parent = index.checked_sub(1).map(|below| chain[below].to_string());
@@ -139,7 +139,7 @@ async fn a_layer_that_is_not_what_it_says_leaves_no_snapshot() {
             )
         );
         assert!(daemon.names().is_empty());
-        let left = daemon.snapshot_names(snapshotter);
+        let left = daemon.snapshot_names(snapshotter).await;
         assert!(left.iter().all(|name| !name.starts_with("extract-")), "{left:?}");
     }
 }
@@ -159,7 +159,7 @@ async fn a_damaged_layer_names_itself_and_can_be_mended() {
             error.starts_with(&format!("failed commit on ref \"layer-{}\": unexpected", layer.digest)),
             "{error}"
         );
-        assert!(daemon.names().is_empty() && daemon.snapshot_names(snapshotter).is_empty());
+        assert!(daemon.names().is_empty() && daemon.snapshot_names(snapshotter).await.is_empty());
         daemon.pull(&registry, "1.0", unpacked(&registry, "1.0", snapshotter)).await.unwrap();
         assert_eq!(daemon.tree(snapshotter, &image.chain()[2]).await, stacked());
     }
@@ -180,7 +180,7 @@ async fn a_layer_that_is_no_archive_names_itself() {
         layer.descriptor().digest
     );
     assert!(error.starts_with(&want), "{error}");
-    assert!(daemon.names().is_empty() && daemon.snapshot_names("overlayfs").is_empty());
+    assert!(daemon.names().is_empty() && daemon.snapshot_names("overlayfs").await.is_empty());
 }
 
 #[tokio::test]
@@ -203,7 +203,7 @@ async fn an_unpack_goes_on_where_the_download_broke() {
         registry.cue(layer.digest.hex(), Fault::CutAfter(100_000), 1);
         registry.cue(layer.digest.hex(), Fault::Status(404), 99);
         daemon.pull(&registry, "1.0", unpacked(&registry, "1.0", snapshotter)).await.unwrap_err();
-        let left = daemon.snapshot_names(snapshotter);
+        let left = daemon.snapshot_names(snapshotter).await;
         assert!(left.iter().all(|name| !name.starts_with("extract-")), "{left:?}");
         // The lease keeps it over a collection.
         daemon.collector().trigger().await.unwrap();
@@ -239,7 +239,7 @@ async fn wrong_bytes_that_were_left_are_extracted_anew() {
         daemon.pull(&registry, "1.0", unpacked(&registry, "1.0", snapshotter)).await.unwrap();
         let tree = daemon.tree(snapshotter, &image.chain()[1]).await;
         assert_eq!(tree.keys().collect::<Vec<_>>(), ["a", "b"]);
-        let left = daemon.snapshot_names(snapshotter);
+        let left = daemon.snapshot_names(snapshotter).await;
         assert_eq!(left.len(), 2, "{left:?}");
     }
 }
@@ -262,7 +262,7 @@ async fn a_pull_that_is_given_up_removes_what_it_extracted() {
             }
         }
         // Removed by a task of its own.
-        while daemon.snapshot_names(snapshotter).iter().any(|name| name.starts_with("extract-")) {
+        while daemon.snapshot_names(snapshotter).await.iter().any(|name| name.starts_with("extract-")) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert!(daemon.names().is_empty());
@@ -308,7 +308,7 @@ async fn pulls_at_the_same_time_unpack_once() {
         let base_fetches =
             registry.lines().iter().filter(|line| line.contains(base.descriptor().digest.hex())).count();
         assert_eq!(base_fetches, 1);
-        assert_eq!(daemon.snapshot_names(snapshotter).len(), 4, "two shared ones and two tops");
+        assert_eq!(daemon.snapshot_names(snapshotter).await.len(), 4, "two shared ones and two tops");
         collector.trigger().await.unwrap();
         for (n, image) in images.iter().enumerate() {
             let tree = daemon.tree(snapshotter, &image.chain()[2]).await;
@@ -356,7 +356,7 @@ async fn layers_that_exist_join_the_callers_lease() {
         daemon.service.pull(&mine, &resolver(), &request, &ProgressSender::none()).await.unwrap();
         daemon.images.delete(&ctx(), &reference(&registry, "1.0"), None).await.unwrap();
         daemon.collector().trigger().await.unwrap();
-        assert_eq!(daemon.snapshot_names(snapshotter).len(), 3);
+        assert_eq!(daemon.snapshot_names(snapshotter).await.len(), 3);
         assert!(daemon.content.info(&ctx(), &image.config_digest()).is_ok());
         assert_eq!(daemon.leases.list(&ctx(), &[]).unwrap().len(), 1, "it is the caller's to end");
     }
@@ -370,7 +370,7 @@ async fn an_image_in_the_store_is_unpacked_from_there() {
         let target =
             build::push_index(&registry, "1.0", &[Image::on("riscv64", &stack()[..1]), image.clone()]);
         daemon.pull(&registry, "1.0", packed(&registry, "1.0")).await.unwrap();
-        assert!(daemon.snapshot_names(snapshotter).is_empty());
+        assert!(daemon.snapshot_names(snapshotter).await.is_empty());
         registry.forget_requests();
         for _ in 0..2 {
             let platforms = Platforms::like(&[Platform::host()]);
@@ -395,7 +395,7 @@ async fn images_of_another_platform_stay_packed() {
     let image = Image::on("s390x", &stack());
     image.push(&registry, "1.0");
     daemon.pull(&registry, "1.0", unpacked(&registry, "1.0", "")).await.unwrap();
-    assert!(daemon.snapshot_names("overlayfs").is_empty());
+    assert!(daemon.snapshot_names("overlayfs").await.is_empty());
     assert!(daemon.content.info(&ctx(), &image.layers[2].descriptor().digest).is_ok());
 }
 
@@ -415,7 +415,7 @@ async fn snapshotters_that_fetch_by_themselves_are_told_what() {
     let mut destination = Destination { remote_snapshot_labels: true, ..unpacked(&registry, "1.0", "") };
     destination.unpacks[0].labels.insert("containerd.io/snapshot/max-size".to_owned(), "7".to_owned());
     daemon.pull(&registry, "1.0", destination).await.unwrap();
-    let snapshot = daemon.snapshots.stat(&ctx(), "overlayfs", image.chain()[1].as_str()).unwrap();
+    let snapshot = daemon.snapshots.stat(&ctx(), "overlayfs", image.chain()[1].as_str()).await.unwrap();
     let label = |name: &str| snapshot.labels[&format!("containerd.io/snapshot/{name}")].clone();
     assert_eq!(label("cri.image-ref"), reference(&registry, "1.0"));
     assert_eq!(label("cri.manifest-digest"), target.digest.to_string());
@@ -432,11 +432,11 @@ async fn everything_goes_with_the_image() {
     daemon.pull(&registry, "1.0", unpacked(&registry, "1.0", "")).await.unwrap();
     let collector = daemon.collector();
     collector.trigger().await.unwrap();
-    assert_eq!(daemon.snapshot_names("overlayfs").len(), 3);
+    assert_eq!(daemon.snapshot_names("overlayfs").await.len(), 3);
     assert!(daemon.content.info(&ctx(), &image.layers[0].descriptor().digest).is_ok());
     daemon.images.delete(&ctx(), &reference(&registry, "1.0"), None).await.unwrap();
     collector.trigger().await.unwrap();
-    assert!(daemon.snapshot_names("overlayfs").is_empty());
+    assert!(daemon.snapshot_names("overlayfs").await.is_empty());
     assert!(daemon.content.list(&ctx(), &[]).unwrap().is_empty());
 }
 
@@ -454,5 +454,5 @@ async fn imported_images_are_unpacked_too() {
     daemon.service.import(&ctx(), input, &request, &ProgressSender::none()).await.unwrap();
     assert_eq!(daemon.tree("overlayfs", &image.chain()[2]).await, stacked());
     daemon.collector().trigger().await.unwrap();
-    assert_eq!(daemon.snapshot_names("overlayfs").len(), 3);
+    assert_eq!(daemon.snapshot_names("overlayfs").await.len(), 3);
 }

@@ -51,7 +51,7 @@ impl snapshots_server::Snapshots for Services {
         request: Request<api::MountsRequest>,
     ) -> Result<Response<api::MountsResponse>, Status> {
         let (ctx, r) = (context(&request)?, request.into_inner());
-        let found = self.snapshots.mounts(&ctx, &r.snapshotter, &r.key).map_err(status)?;
+        let found = self.snapshots.mounts(&ctx, &r.snapshotter, &r.key).await.map_err(status)?;
         Ok(Response::new(api::MountsResponse { mounts: mounts(found) }))
     }
 
@@ -75,7 +75,7 @@ impl snapshots_server::Snapshots for Services {
         request: Request<api::StatSnapshotRequest>,
     ) -> Result<Response<api::StatSnapshotResponse>, Status> {
         let (ctx, r) = (context(&request)?, request.into_inner());
-        let found = self.snapshots.stat(&ctx, &r.snapshotter, &r.key).map_err(status)?;
+        let found = self.snapshots.stat(&ctx, &r.snapshotter, &r.key).await.map_err(status)?;
         Ok(Response::new(api::StatSnapshotResponse { info: Some(to_api(found)) }))
     }
 
@@ -97,7 +97,7 @@ impl snapshots_server::Snapshots for Services {
         request: Request<api::ListSnapshotsRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
         let (ctx, r) = (context(&request)?, request.into_inner());
-        let found = self.snapshots.list(&ctx, &r.snapshotter, &r.filters).map_err(status)?;
+        let found = self.snapshots.list(&ctx, &r.snapshotter, &r.filters).await.map_err(status)?;
         let infos: Vec<api::Info> = found.into_iter().map(to_api).collect();
         Ok(Response::new(answers(
             infos.chunks(BLOCK).map(|block| api::ListSnapshotsResponse { info: block.to_vec() }).collect(),
