@@ -21,6 +21,8 @@ use crate::{binary, table};
 
 /// How long a deletion that nobody waits for any more may take in the shim.
 const FORSAKEN: Duration = Duration::from_secs(60);
+/// How long an event may be on its way after its sender has ended.
+const IN_FLIGHT: Duration = Duration::from_millis(200);
 const SIGKILL: u32 = 9;
 
 impl Tasks {
@@ -67,6 +69,7 @@ impl Inner {
         let shutdown = async {
             if !task.sandboxed {
                 let _ = task.shim.shutdown(self.config.timeouts.shutdown).await;
+                self.complete_events(task, exit).await;
             }
             task.shim.client.close();
         };
@@ -75,6 +78,22 @@ impl Inner {
         self.table.remove(&task.key);
         removed.context("failed to delete bundle")?;
         Ok(exit)
+    }
+
+    /// Tells of the end of a task what its shim has not: those of containerd may end before their last
+    /// events are sent, which happens when the machine is busy.
+    async fn complete_events(&self, task: &Task, exit: Exit) {
+        let last_words = async {
+            task.shim.client.closed().await;
+            // What it sent on its other connection is read within this time.
+            tokio::time::sleep(IN_FLIGHT).await;
+        };
+        tokio::select! {
+            () = task.deletion_told() => return,
+            () = last_words => {}
+            () = tokio::time::sleep(self.config.timeouts.shutdown) => {}
+        }
+        self.publish_end(task, exit);
     }
 
     /// Removes a task that was created for a client who has gone.
@@ -121,7 +140,7 @@ impl Inner {
         for (exec, pid) in task.running_execs() {
             self.publish_exit(&task.key, &exec, Exit { pid, ..exit });
         }
-        self.publish_end(&task.key, exit);
+        self.publish_end(task, exit);
         if !task.sandboxed {
             dismiss(&self.config, &task.shim.endpoint, &task.bundle).await;
         }
@@ -153,9 +172,18 @@ impl Inner {
         self.table.remove(&task.key);
     }
 
-    /// Tells of the end of a task in place of its shim.
-    pub fn publish_end(&self, key: &Key, exit: Exit) {
-        self.publish_exit(key, &key.id, exit);
+    /// Tells of the end of a task, in place of its shim, what has not been told.
+    pub fn publish_end(&self, task: &Task, exit: Exit) {
+        if task.tell_exit() {
+            self.publish_exit(&task.key, &task.key.id, exit);
+        }
+        if task.tell_deletion() {
+            self.publish_deletion(&task.key, exit);
+        }
+    }
+
+    /// Tells of the deletion of a task.
+    pub fn publish_deletion(&self, key: &Key, exit: Exit) {
         let deleted = TaskDelete {
             container_id: key.id.clone(),
             pid: exit.pid,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use corten_api::events::TaskExit;
+use corten_api::events::{TaskDelete, TaskExit};
 use corten_api::events_ttrpc::ForwardRequest;
 use corten_api::types::Envelope;
 use corten_ttrpc::{Reply, Request, Service, reply};
@@ -28,25 +28,38 @@ impl Forwarder {
         let Some(envelope) = request.envelope else {
             return Err(Error::invalid_argument("event envelope is required"));
         };
-        self.note(&envelope);
-        self.inner.exchange.forward(envelope)
+        if self.is_news(&envelope) { self.inner.exchange.forward(envelope) } else { Ok(()) }
     }
 
-    /// Keeps the list of running exec processes true.
-    fn note(&self, envelope: &Envelope) {
-        if envelope.topic != "/tasks/exit" {
-            return;
-        }
-        let exit = envelope.event.as_ref().and_then(|event| corten_api::unpack::<TaskExit>(event).ok());
-        let (Some(exit), Ok(namespace)) = (exit, Namespace::new(&*envelope.namespace)) else { return };
-        let TaskExit { container_id, id, .. } = exit;
-        if id == container_id {
-            return;
-        }
-        if let Some(task) = self.inner.table.get_ready(&Key { namespace, id: container_id }) {
-            task.exec_ended(&id);
+    /// Keeps what is known of the task true. False for what the daemon has told in the shim's place.
+    fn is_news(&self, envelope: &Envelope) -> bool {
+        let Ok(namespace) = Namespace::new(&*envelope.namespace) else { return true };
+        let task = |id: String| self.inner.table.get_telling(&Key { namespace, id });
+        match &*envelope.topic {
+            "/tasks/exit" => {
+                let Some(TaskExit { container_id, id, .. }) = decoded(envelope) else { return true };
+                let init = id == container_id;
+                let Some(task) = task(container_id) else { return true };
+                if init {
+                    return task.tell_exit();
+                }
+                task.exec_ended(&id);
+                true
+            }
+            "/tasks/delete" => {
+                let Some(TaskDelete { container_id, id, .. }) = decoded(envelope) else { return true };
+                if !id.is_empty() && id != container_id {
+                    return true;
+                }
+                task(container_id).is_none_or(|task| task.tell_deletion())
+            }
+            _ => true,
         }
     }
+}
+
+fn decoded<M: prost::Name + Default>(envelope: &Envelope) -> Option<M> {
+    corten_api::unpack(envelope.event.as_ref()?).ok()
 }
 
 impl Service for Forwarder {

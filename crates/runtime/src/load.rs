@@ -109,7 +109,8 @@ impl Inner {
         let _turn = burials.acquire().await;
         let binary = self.binary_of(&key, &bundle);
         let exit = self.clean_up(&bundle, binary.as_deref(), 0).await;
-        self.publish_end(&key, exit);
+        self.publish_exit(&key, &key.id, exit);
+        self.publish_deletion(&key, exit);
         let endpoint = bundle.endpoint().ok().flatten();
         let endpoint = endpoint.unwrap_or_else(|| Endpoint::derived(&self.config, &bundle));
         if bundle.sandbox().is_none() {
@@ -156,12 +157,13 @@ impl Inner {
     }
 
     /// Takes over what happened while the daemon was away. The shim has perhaps given up telling of
-    /// an exit; told twice, it does no harm.
+    /// an exit; if not, what it tells is dropped.
     fn catch_up(&self, task: &Task, state: Option<&StateResponse>) {
         let Some(state) = state else { return };
         task.set_pid(state.pid);
         if state.status == i32::from(Status::Stopped) {
             let exit = Exit { pid: state.pid, status: state.exit_status, at: state.exited_at };
+            task.tell_exit();
             self.publish_exit(&task.key, &task.key.id, exit);
         }
     }

@@ -26,8 +26,8 @@ enum State {
     Loading,
     /// Its shim answers.
     Ready(Arc<Task>),
-    /// Its shim is gone or going; what it left is being cleared away.
-    Leaving,
+    /// Its shim is gone or going; what it left is being cleared away. Without a task: it never became ready.
+    Leaving(Option<Arc<Task>>),
 }
 
 /// Tells one creation of a name from another.
@@ -51,7 +51,7 @@ impl Table {
                 states.insert(key.clone(), State::Starting(reservation.clone()));
                 Some(Ok(reservation))
             }
-            Some(State::Leaving) => None,
+            Some(State::Leaving(_)) => None,
             Some(_) => Some(Err(Error::already_exists(format!("task {}", key.id)))),
         })
         .await
@@ -79,7 +79,7 @@ impl Table {
         let mut states = self.lock();
         let there = matches!(states.get(&task.key), Some(State::Ready(there)) if Arc::ptr_eq(there, task));
         if there {
-            states.insert(task.key.clone(), State::Leaving);
+            states.insert(task.key.clone(), State::Leaving(Some(task.clone())));
         }
         there
     }
@@ -88,14 +88,14 @@ impl Table {
     pub fn forsake(&self, key: &Key, reservation: &Reservation) {
         let mut states = self.lock();
         if matches!(states.get(key), Some(State::Starting(there)) if Arc::ptr_eq(&there.0, &reservation.0)) {
-            states.insert(key.clone(), State::Leaving);
+            states.insert(key.clone(), State::Leaving(None));
             self.changed.notify_waiters();
         }
     }
 
     /// A task that never became ready is going from now on.
     pub fn abandon(&self, key: &Key) {
-        self.lock().insert(key.clone(), State::Leaving);
+        self.lock().insert(key.clone(), State::Leaving(None));
         self.changed.notify_waiters();
     }
 
@@ -119,6 +119,14 @@ impl Table {
     pub fn get_ready(&self, key: &Key) -> Option<Arc<Task>> {
         match self.lock().get(key) {
             Some(State::Ready(task)) => Some(task.clone()),
+            _ => None,
+        }
+    }
+
+    /// A task by name while its shim may still tell something of it.
+    pub fn get_telling(&self, key: &Key) -> Option<Arc<Task>> {
+        match self.lock().get(key) {
+            Some(State::Ready(task) | State::Leaving(Some(task))) => Some(task.clone()),
             _ => None,
         }
     }

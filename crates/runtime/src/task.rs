@@ -1,7 +1,7 @@
 //! One task: its bundle, its shim, and how it ended.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use corten_api::task_v3::DeleteResponse;
@@ -56,6 +56,10 @@ pub(crate) struct Task {
     /// ended.
     execs: Mutex<BTreeMap<String, u32>>,
     ended: watch::Sender<Option<Exit>>,
+    /// Whether the end of the init process has been told to subscribers.
+    exit_told: AtomicBool,
+    /// Whether the deletion has.
+    deletion_told: watch::Sender<bool>,
     _log: Option<ShimLog>,
 }
 
@@ -69,6 +73,8 @@ impl Task {
             pid: AtomicU32::new(0),
             execs: Mutex::default(),
             ended: watch::Sender::new(None),
+            exit_told: AtomicBool::new(false),
+            deletion_told: watch::Sender::new(false),
             _log: log,
         }
     }
@@ -115,6 +121,23 @@ impl Task {
         let mut execs = self.execs().clone();
         execs.retain(|_, &mut pid| pid != 0);
         execs
+    }
+
+    /// Notes that the end of the init process is told now. False if it was before.
+    pub fn tell_exit(&self) -> bool {
+        !self.exit_told.swap(true, Ordering::SeqCst)
+    }
+
+    /// Notes that the deletion is told now. False if it was before.
+    pub fn tell_deletion(&self) -> bool {
+        !self.deletion_told.send_replace(true)
+    }
+
+    /// Waits until the deletion has been told.
+    pub async fn deletion_told(&self) {
+        let mut told = self.deletion_told.subscribe();
+        // The sender lives as long as the task.
+        let _ = told.wait_for(|told| *told).await;
     }
 
     /// Notes how the task ended, for those who wait although its shim is gone.

@@ -172,6 +172,14 @@ impl Lab {
         std::mem::take(&mut self.calls.lock().unwrap())
     }
 
+    /// A connection over which a shim tells of events.
+    fn event_client(&self) -> Client {
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let server = Server::new(self.tasks.event_service());
+        tokio::spawn(async move { server.serve_connection(theirs).await });
+        Client::new(ours)
+    }
+
     async fn create(&self, request: CreateTask) -> Result<u32> {
         self.tasks.create(&self.namespace, request).await
     }
@@ -396,24 +404,58 @@ async fn tasks_that_are_gone_hold_no_descriptors() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_task_is_told_once_whether_its_shim_does_or_not() {
+    let mut lab = Lab::new();
+    let client = lab.event_client();
+    lab.binary(&format!("echo '{}'", json(&lab.fake("s", Habit::Modern))));
+    for told_by_shim in [&[][..], &["/tasks/exit"], &["/tasks/exit", "/tasks/delete"]] {
+        lab.create(lab.container("c1")).await.unwrap();
+        for topic in told_by_shim {
+            let container_id = "c1".to_owned();
+            let event = match *topic {
+                "/tasks/exit" => {
+                    let id = container_id.clone();
+                    corten_api::pack(&events::TaskExit { container_id, id, ..Default::default() })
+                }
+                _ => corten_api::pack(&events::TaskDelete { container_id, ..Default::default() }),
+            };
+            // What is told twice is passed on once.
+            for _ in 0..2 {
+                let envelope = Envelope {
+                    timestamp: Some(corten_types::timestamp::now()),
+                    namespace: "lab".into(),
+                    topic: (*topic).into(),
+                    event: Some(event.clone()),
+                };
+                forward(&client, Some(envelope)).await.unwrap();
+            }
+        }
+        lab.tasks.delete(&lab.namespace, "c1").await.unwrap();
+        for topic in ["/tasks/exit", "/tasks/delete"] {
+            assert_eq!(lab.events.recv().await.unwrap().topic, topic, "{told_by_shim:?}");
+        }
+        let more = tokio::time::timeout(Duration::from_millis(100), lab.events.recv()).await;
+        assert!(more.is_err(), "{told_by_shim:?}: {more:?}");
+    }
+}
+
+async fn forward(client: &Client, envelope: Option<Envelope>) -> Result<()> {
+    let request = ForwardRequest { envelope };
+    let service = "containerd.services.events.ttrpc.v1.Events";
+    client.call(service, "Forward", &request, CallOptions::default()).await
+}
+
+#[tokio::test]
 async fn shims_forward_events_to_the_exchange() {
     let mut lab = Lab::new();
-    let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
-    let server = Server::new(lab.tasks.event_service());
-    tokio::spawn(async move { server.serve_connection(theirs).await });
-    let client = Client::new(ours);
-    let forward = async |envelope: Option<Envelope>| -> Result<()> {
-        let request = ForwardRequest { envelope };
-        let service = "containerd.services.events.ttrpc.v1.Events";
-        client.call(service, "Forward", &request, CallOptions::default()).await
-    };
+    let client = lab.event_client();
     let envelope = Envelope {
         timestamp: Some(corten_types::timestamp::now()),
         namespace: "lab".into(),
         topic: "/tasks/oom".into(),
         event: Some(corten_api::pack(&events::TaskOom { container_id: "c1".into() })),
     };
-    forward(Some(envelope.clone())).await.unwrap();
+    forward(&client, Some(envelope.clone())).await.unwrap();
     assert_eq!(*lab.events.recv().await.unwrap(), envelope);
     for bad in [
         None,
@@ -421,6 +463,6 @@ async fn shims_forward_events_to_the_exchange() {
         Some(Envelope { topic: "tasks".into(), ..envelope.clone() }),
         Some(Envelope { timestamp: None, ..envelope }),
     ] {
-        assert_eq!(forward(bad).await.unwrap_err().class(), ErrorClass::InvalidArgument);
+        assert_eq!(forward(&client, bad).await.unwrap_err().class(), ErrorClass::InvalidArgument);
     }
 }
