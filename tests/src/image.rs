@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use corten_types::{Digest, media_type};
 use serde_json::{Value, json};
 
-use crate::Peers;
+use crate::{Entry, Peers};
 
 /// A blob with its media type.
 #[derive(Clone, Debug)]
@@ -76,6 +76,17 @@ impl Layer {
         self
     }
 
+    /// Adds an entry.
+    pub fn entry(self, entry: &Entry) -> Self {
+        self.bytes(&entry.encode())
+    }
+
+    /// Adds blocks of an archive as they are.
+    pub fn bytes(mut self, blocks: &[u8]) -> Self {
+        self.tar.get_mut().extend_from_slice(blocks);
+        self
+    }
+
     /// Adds a regular file.
     pub fn file(self, name: &str, mode: u32, data: &[u8]) -> Self {
         self.raw(name, tar::EntryType::Regular, "", mode, data)
@@ -116,7 +127,7 @@ pub struct Image {
 }
 
 /// Collects what an image is made of.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ImageBuilder {
     layers: Vec<Vec<u8>>,
     config: serde_json::Map<String, Value>,

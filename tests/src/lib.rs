@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+pub mod archive;
 pub mod client;
 pub mod command;
 pub mod image;
@@ -17,7 +18,9 @@ pub mod peers;
 pub mod registry;
 pub mod scratch;
 pub mod scripted;
+pub mod tree;
 
+pub use archive::Entry;
 pub use client::Client;
 pub use command::{Finished, Running};
 pub use corten_types::Digest;

@@ -140,7 +140,7 @@ fn one<R: BufRead>(
     folders: &mut Folders,
 ) -> Result<()> {
     let (folder, name) = match Name::parse(&entry.path)? {
-        Name::Root | Name::Ignored => return Ok(()),
+        Name::Root => return Ok(()),
         Name::Opaque { folder } => return tree.make_opaque(&folder),
         Name::Whiteout { folder, name } => return tree.white_out(&folder, &name),
         Name::Entry { folder, name } => (folder, name),

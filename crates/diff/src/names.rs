@@ -18,12 +18,9 @@ pub(crate) enum Name {
     Whiteout { folder: PathBuf, name: OsString },
     /// What lower layers have in a folder is hidden.
     Opaque { folder: PathBuf },
-    /// Book-keeping of another file system.
-    Ignored,
 }
 
 const WHITEOUT: &[u8] = b".wh.";
-const BOOKS: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Longest path that anybody could use.
 const PATH: usize = 4095;
@@ -39,9 +36,6 @@ impl Name {
             return Err(Error::invalid_argument(format!("a path of more than {PATH} bytes")));
         }
         let Some(name) = path.file_name().map(OsStr::to_owned) else { return Ok(Self::Root) };
-        if path.as_os_str().as_bytes().starts_with(BOOKS) && path.as_os_str().as_bytes() != OPAQUE {
-            return Ok(Self::Ignored);
-        }
         path.pop();
         let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) else {
             return Ok(Self::Entry { folder: path, name });
@@ -73,9 +67,9 @@ mod tests {
         assert_eq!(Name::parse(b"a/.wh.b").unwrap(), whiteout("a", "b"));
         assert_eq!(Name::parse(b"a/.wh..wh..opq").unwrap(), Name::Opaque { folder: "a".into() });
         assert_eq!(Name::parse(b".wh..wh..opq").unwrap(), Name::Opaque { folder: "".into() });
-        // A file that is itself named like a whiteout can be removed, but not at the top: there it is AUFS.
+        // A file that is itself named like a whiteout can be removed.
         assert_eq!(Name::parse(b"a/.wh..wh.b").unwrap(), whiteout("a", ".wh.b"));
-        assert_eq!(Name::parse(b".wh..wh.plnk/1.2").unwrap(), Name::Ignored);
+        assert_eq!(Name::parse(b".wh..wh.plnk/1.2").unwrap(), entry(".wh..wh.plnk", "1.2"));
         for bad in [&b"a/.wh..."[..], b"a/.wh.", b".wh..", &b"x/".repeat(2049)] {
             assert!(Name::parse(bad).is_err());
         }

@@ -367,7 +367,7 @@ fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     fchown(to, Some(uid), Some(gid)).map_err(system)?;
     for (name, value) in corten_tree::attributes(from.as_fd())? {
-        if is_reserved(&name) {
+        if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
             continue;
         }
         match fsetxattr(to, name.as_slice(), &value, XattrFlags::empty()) {
@@ -378,9 +378,11 @@ fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(system)
 }
 
-/// Whether an extended attribute is one in which overlayfs keeps its books: a layer must not write there.
+/// Whether an extended attribute is one that a layer does not write: those of administrators, among them the
+/// books of overlayfs. Its books for users are what a layer may have: they lead nowhere (`userxattr` implies
+/// `redirect_dir=nofollow`).
 pub(crate) fn is_reserved(attribute: &[u8]) -> bool {
-    attribute.starts_with(b"trusted.overlay.") || attribute.starts_with(b"user.overlay.")
+    attribute.starts_with(b"trusted.")
 }
 
 fn is_folder(stat: &Stat) -> bool {
