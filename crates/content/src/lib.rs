@@ -9,5 +9,5 @@ mod store;
 mod sweep;
 mod writer;
 
-pub use store::{BlobReader, IngestStatus, Policy, Store, WriterOptions};
+pub use store::{BlobReader, BlobStream, IngestStatus, Policy, Store, WriterOptions};
 pub use writer::Writer;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -364,5 +365,26 @@ impl BlobReader {
     /// Those of the file system.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         Ok(self.file.read_at(buffer, offset)?)
+    }
+
+    /// All bytes, one after the other.
+    #[must_use]
+    pub fn stream(&self) -> BlobStream {
+        BlobStream { file: Arc::clone(&self.file), position: 0 }
+    }
+}
+
+/// A blob read from its beginning.
+#[derive(Debug)]
+pub struct BlobStream {
+    file: Arc<File>,
+    position: u64,
+}
+
+impl Read for BlobStream {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read_at(buffer, self.position)?;
+        self.position += count as u64;
+        Ok(count)
     }
 }

@@ -7,10 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use corten_mounts::TempMount;
-use corten_types::{Digest, Error, Mount, Result, ResultExt};
+use corten_types::{Error, Mount, Result, ResultExt, media_type};
 use rustix::fs::Timestamps;
 
 use crate::archive::{Entry, Kind, Reader};
+use crate::differ::Applied;
 use crate::names::Name;
 use crate::place::Place;
 use crate::stream::{decompress, failure};
@@ -34,18 +35,6 @@ impl Default for ApplyOptions {
     }
 }
 
-/// What was applied.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// Digest of the uncompressed layer.
-    pub digest: Digest,
-    /// Its bytes.
-    pub size: u64,
-    /// Folders that the layer has entries in but does not list, made with default attributes because no
-    /// layer below was there to copy them from; see [`inherit`].
-    pub implied: Vec<PathBuf>,
-}
-
 /// Extracts a layer, compressed by gzip, Zstandard or not at all, onto mounts that are not mounted yet. A
 /// single overlay or bind mount is written without being mounted.
 ///
@@ -64,7 +53,8 @@ pub fn apply(input: &mut dyn Read, mounts: &[Mount], options: &ApplyOptions) -> 
     let implied = tree.implied();
     drop(tree);
     mounted.map_or(Ok(()), TempMount::close)?;
-    Ok(Applied { digest: totals.digest, size: totals.size, implied })
+    let media_type = media_type::OCI_LAYER.to_owned();
+    Ok(Applied { media_type, digest: totals.digest, size: totals.size, implied })
 }
 
 /// Gives folders of an overlay's upper layer the attributes that they have in the nearest layer below: for

@@ -5,6 +5,9 @@
 //! long grows without bound. Nothing here verifies the digest; the caller compares what comes out before it
 //! makes the tree visible.
 
+mod differ;
+mod walking;
+
 mod apply;
 
 mod archive;
@@ -15,4 +18,6 @@ mod place;
 mod tree;
 mod write;
 
-pub use apply::{Applied, ApplyOptions, apply, inherit};
+pub use apply::{ApplyOptions, apply, inherit};
+pub use differ::{Applied, ApplyRequest, DiffRequest, Differ, Differs, Source};
+pub use walking::Walking;

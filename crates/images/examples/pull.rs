@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use corten_content::{Policy, Store};
+use corten_diff::{Differs, Walking};
 use corten_events::Exchange;
 use corten_images::{Destination, ImageService, Options, PullRequest, Unpack};
 use corten_metadata::{Database, Images, Leases};
@@ -36,7 +37,9 @@ async fn main() -> Result<()> {
     let native = Native::open(&folder.join("native"))?;
     let snapshots = Snapshots::new(&database, &exchange, vec![Arc::new(overlay), Arc::new(native)])?;
     let images = Images::new(database.clone(), exchange);
-    let service = ImageService::new(content, snapshots, images, Leases::new(database), options());
+    let walking = Walking::new(content.clone(), folder.join("tmpmounts"));
+    let differs = Differs::new(vec![Arc::new(walking)]);
+    let service = ImageService::new(content, snapshots, images, Leases::new(database), differs, options());
     let snapshotter = rest.first().cloned().unwrap_or_default();
     let unpack = Unpack { platform: Platform::host(), snapshotter, labels: Labels::new() };
     let destination = Destination {

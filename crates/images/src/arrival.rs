@@ -32,7 +32,7 @@ pub(crate) struct Arriving(Arc<Shared>);
 /// The reading side.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    file: File,
+    file: Arc<File>,
     position: u64,
     shared: Arc<Shared>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct Arrival {
 pub(crate) fn follow(file: File, available: u64) -> (Arriving, Arrival) {
     let state = State { available, end: None };
     let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-    (Arriving(Arc::clone(&shared)), Arrival { file, position: 0, shared })
+    (Arriving(Arc::clone(&shared)), Arrival { file: Arc::new(file), position: 0, shared })
 }
 
 impl Arriving {
@@ -66,6 +66,13 @@ impl Drop for Arriving {
         self.shared(|state| {
             state.end.get_or_insert(End::Broken);
         });
+    }
+}
+
+impl Arrival {
+    /// The same bytes, from their beginning.
+    pub fn again(&self) -> Self {
+        Self { file: Arc::clone(&self.file), position: 0, shared: Arc::clone(&self.shared) }
     }
 }
 

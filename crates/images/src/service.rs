@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use corten_content::Store;
+use corten_diff::Differs;
 use corten_metadata::{Images, Leases};
 use corten_snapshots::Snapshots;
 use corten_types::{Context, Digest, Labels, Namespace, Result, timestamp};
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub snapshots: Snapshots,
     pub images: Images,
     pub leases: Leases,
+    pub differs: Differs,
     pub options: Options,
     pub downloads: Semaphore,
     pub unpacks: Semaphore,
@@ -74,6 +76,7 @@ impl ImageService {
         snapshots: Snapshots,
         images: Images,
         leases: Leases,
+        differs: Differs,
         options: Options,
     ) -> Self {
         let permits = |count: usize| Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS));
@@ -82,6 +85,7 @@ impl ImageService {
             snapshots,
             images,
             leases,
+            differs,
             downloads: permits(options.max_concurrent_downloads),
             unpacks: permits(options.max_concurrent_unpacks),
             options,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use corten_diff::{Applied, ApplyOptions};
+use corten_diff::{Applied, ApplyRequest, Source};
 use corten_types::{Context, Descriptor, Digest, Error, Labels, Mount, Result, ResultExt, timestamp};
 use futures_util::future::try_join_all;
 use tokio::sync::oneshot;
@@ -348,13 +348,27 @@ impl Job {
     }
 
     /// Extracts a layer while it arrives, and verifies it. Nothing if it has to be done again.
-    async fn fill(&self, index: usize, key: &str, mounts: Vec<Mount>, feed: Feed) -> Result<Option<Applied>> {
+    async fn fill(
+        &self,
+        index: usize,
+        key: &str,
+        mounts: Vec<Mount>,
+        mut feed: Feed,
+    ) -> Result<Option<Applied>> {
         let layer = &self.layers[index];
-        let incoming = match feed.tap {
+        let mut incoming = match feed.tap {
             None => Some(Incoming::Stored),
             // The sender goes without a word when the fetch fails.
             Some(tap) => tap.await.ok(),
         };
+        if !self.service.shared.differs.is_streaming()
+            && let Some(fetch) = feed.fetch.take()
+        {
+            if fetch.await.map_err(panicked)?? == Fetched::Stale {
+                return Ok(None);
+            }
+            incoming = Some(Incoming::Stored);
+        }
         let applied = match incoming {
             Some(incoming) => Some(self.apply(index, mounts, incoming).await),
             None => None,
@@ -387,30 +401,28 @@ impl Job {
 
     async fn apply(&self, index: usize, mounts: Vec<Mount>, incoming: Incoming) -> Result<Applied> {
         let descriptor = &self.layers[index].descriptor;
-        if descriptor.media_type.ends_with("+encrypted") {
-            return Err(Error::not_implemented(format!(
-                "no processor for media-type {}",
-                descriptor.media_type
-            )));
-        }
-        let reader: Box<dyn Read + Send> = match incoming {
-            Incoming::Arriving(arrival) => Box::new(arrival),
+        let cancelled = Arc::clone(&self.cancelled);
+        let source = match incoming {
+            Incoming::Arriving(arrival) => Source::new(move || {
+                let cancelled = Arc::clone(&cancelled);
+                Ok(Box::new(Cancellable { reader: arrival.again(), cancelled }))
+            }),
             Incoming::Stored => {
                 let blob = self.service.shared.content.reader(&self.ctx, &descriptor.digest);
-                Box::new(Stored {
-                    blob: blob.context("failed to get reader from content store")?,
-                    position: 0,
+                let blob = blob.context("failed to get reader from content store")?;
+                Source::new(move || {
+                    let cancelled = Arc::clone(&cancelled);
+                    Ok(Box::new(Cancellable { reader: blob.stream(), cancelled }))
                 })
             }
         };
         let _permit = self.service.shared.unpacks.acquire().await;
         let mut meter = self.meter(index);
         meter.event("extracting", 0);
-        let mut reader = Cancellable { reader, cancelled: Arc::clone(&self.cancelled) };
-        let thread = self
-            .threads
-            .spawn_blocking(move || corten_diff::apply(&mut reader, &mounts, &ApplyOptions::default()));
-        let applied = thread.await.map_err(panicked)??;
+        let request = ApplyRequest { source: Some(source), ..ApplyRequest::new(descriptor.clone(), mounts) };
+        let (differs, ctx) = (self.service.shared.differs.clone(), self.ctx.clone());
+        let task = self.threads.spawn(async move { differs.apply(&ctx, &request).await });
+        let applied = task.await.map_err(panicked)??;
         meter.event("extracted", size(descriptor));
         Ok(applied)
     }
@@ -547,27 +559,13 @@ async fn sync(folder: Option<PathBuf>) -> Result<()> {
     synced.await.map_err(panicked)?.context("failed to sync the layers")
 }
 
-/// A blob of the content store, read from its start.
-struct Stored {
-    blob: corten_content::BlobReader,
-    position: u64,
-}
-
-impl Read for Stored {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.blob.read_at(buffer, self.position).map_err(std::io::Error::other)?;
-        self.position += read as u64;
-        Ok(read)
-    }
-}
-
 /// Fails once the job is given up.
-struct Cancellable {
-    reader: Box<dyn Read + Send>,
+struct Cancellable<R> {
+    reader: R,
     cancelled: Arc<AtomicBool>,
 }
 
-impl Read for Cancellable {
+impl<R: Read> Read for Cancellable<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(std::io::Error::other("context canceled"));

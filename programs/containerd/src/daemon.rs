@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use corten_content::{Policy, Store};
+use corten_diff::{Differs, Walking};
 use corten_events::Exchange;
 use corten_images::ImageService;
 use corten_metadata::{
@@ -137,11 +138,14 @@ async fn assemble(config: &Config) -> Result<(Database, Services)> {
     );
     runtime.debug = matches!(config.log_level.as_str(), "debug" | "trace");
     let tasks = Tasks::open(runtime, Arc::new(records), exchange.clone())?;
+    let walking = Walking::new(content.clone(), config.root.join("tmpmounts"));
+    let differs = Differs::new(vec![Arc::new(walking)]);
     let image_service = ImageService::new(
         content.clone(),
         snapshots.clone(),
         images.clone(),
         leases.clone(),
+        differs.clone(),
         corten_images::Options::default(),
     );
     let services = Services {
@@ -149,10 +153,10 @@ async fn assemble(config: &Config) -> Result<(Database, Services)> {
         sandbox_controllers: SandboxControllers::new(exchange.clone(), BTreeMap::new()),
         plugins: plugins::table(&config.root, &failures),
         uuid_file: plugin("io.containerd.grpc.v1.introspection").join("uuid"),
-        mount_folder: config.root.join("tmpmounts"),
         streams: Arc::default(),
         exchange,
         content,
+        differs,
         snapshots,
         images,
         image_service,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corten_content::{Policy, Store};
+use corten_diff::{Differs, Walking};
 use corten_events::Exchange;
 use corten_images::{Destination, Image, ImageService, Options, ProgressSender, PullRequest, Unpack};
 use corten_metadata::{Database, Images, Leases};
@@ -46,8 +47,15 @@ impl Daemon {
             Snapshots::new(&database, &exchange, vec![Arc::new(overlayfs), Arc::new(native)]).unwrap();
         let images = Images::new(database.clone(), exchange.clone());
         let leases = Leases::new(database.clone());
-        let service =
-            ImageService::new(content.clone(), snapshots.clone(), images.clone(), leases.clone(), options);
+        let walking = Walking::new(content.clone(), dir.path().join("tmpmounts"));
+        let service = ImageService::new(
+            content.clone(),
+            snapshots.clone(),
+            images.clone(),
+            leases.clone(),
+            Differs::new(vec![Arc::new(walking)]),
+            options,
+        );
         Self { service, content, snapshots, images, leases, database, dir }
     }
 

@@ -1,27 +1,14 @@
-//! Layers onto mounts.
-
-use std::io::Read;
+//! Layers onto mounts, and what mounts have other than others, as a layer.
 
 use corten_api::services::diff::{self as api, diff_server};
-use corten_content::BlobReader;
-use corten_diff::ApplyOptions;
-use corten_types::{Descriptor, Error, Mount, ResultExt, media_type};
+use corten_diff::{ApplyRequest, DiffRequest};
+use corten_types::{Descriptor, Mount, timestamp};
 use tonic::{Request, Response, Status};
 
 use super::{Services, context, required, status};
 
-/// A blob read from its start.
-struct Sequential {
-    blob: BlobReader,
-    position: u64,
-}
-
-impl Read for Sequential {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.blob.read_at(buffer, self.position).map_err(std::io::Error::other)?;
-        self.position += count as u64;
-        Ok(count)
-    }
+fn mounts(mounts: Vec<corten_api::types::Mount>) -> Vec<Mount> {
+    mounts.into_iter().map(Mount::from).collect()
 }
 
 #[tonic::async_trait]
@@ -33,30 +20,29 @@ impl diff_server::Diff for Services {
         let ctx = context(&request)?;
         let request = request.into_inner();
         let layer = Descriptor::try_from(required(request.diff, "diff")?).map_err(status)?;
-        if !media_type::is_layer(&layer.media_type) {
-            let text = format!("no processor for media-type {}", layer.media_type);
-            return Err(status(Error::not_implemented(text)));
-        }
-        let blob = self.content.reader(&ctx, &layer.digest);
-        let blob = blob.context("failed to get reader from content store").map_err(status)?;
-        let mounts: Vec<Mount> = request.mounts.into_iter().map(Mount::from).collect();
-        let options = ApplyOptions {
+        let request = ApplyRequest {
+            payloads: request.payloads.into_iter().collect(),
             sync: request.sync_fs,
-            mount_folder: self.mount_folder.clone(),
-            ..ApplyOptions::default()
+            ..ApplyRequest::new(layer, mounts(request.mounts))
         };
-        let applied = tokio::task::spawn_blocking(move || {
-            corten_diff::apply(&mut Sequential { blob, position: 0 }, &mounts, &options)
-        });
-        let applied = applied.await.map_err(|error| status(Error::internal(format!("apply: {error}"))))?;
-        let applied =
-            applied.with_context(|| format!("failed to extract layer {}", layer.digest)).map_err(status)?;
+        let applied = self.differs.apply(&ctx, &request).await.map_err(status)?;
         let size = i64::try_from(applied.size).unwrap_or(i64::MAX);
-        let descriptor = Descriptor::new(media_type::OCI_LAYER, applied.digest, size);
+        let descriptor = Descriptor::new(applied.media_type, applied.digest, size);
         Ok(Response::new(api::ApplyResponse { applied: Some(descriptor.into()) }))
     }
 
-    async fn diff(&self, _: Request<api::DiffRequest>) -> Result<Response<api::DiffResponse>, Status> {
-        Err(status(Error::not_implemented("method Diff not implemented")))
+    async fn diff(&self, request: Request<api::DiffRequest>) -> Result<Response<api::DiffResponse>, Status> {
+        let ctx = context(&request)?;
+        let request = request.into_inner();
+        let request = DiffRequest {
+            lower: mounts(request.left),
+            upper: mounts(request.right),
+            media_type: request.media_type,
+            reference: request.r#ref,
+            labels: request.labels,
+            source_date_epoch: request.source_date_epoch.map(|time| timestamp::to_system(&time)),
+        };
+        let layer = self.differs.diff(&ctx, &request).await.map_err(status)?;
+        Ok(Response::new(api::DiffResponse { diff: Some(layer.into()) }))
     }
 }

@@ -23,6 +23,7 @@ use corten_api::keys::{LEASE, MAX_MESSAGE, NAMESPACE};
 use corten_api::services as api;
 use corten_api::services::introspection::Plugin;
 use corten_content::Store;
+use corten_diff::Differs;
 use corten_events::Exchange;
 use corten_images::ImageService;
 use corten_metadata::{Collector, Containers, Images, Leases, Namespaces, Sandboxes};
@@ -39,6 +40,7 @@ use streaming::Streams;
 pub struct Services {
     pub exchange: Exchange,
     pub content: Store,
+    pub differs: Differs,
     pub snapshots: Snapshots,
     pub images: Images,
     pub image_service: ImageService,
@@ -52,7 +54,6 @@ pub struct Services {
     pub streams: Arc<Streams>,
     pub plugins: Vec<Plugin>,
     pub uuid_file: PathBuf,
-    pub mount_folder: PathBuf,
 }
 
 /// Windows that let a blob flow; the protocol's own are meant for web pages.
