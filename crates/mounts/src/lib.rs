@@ -6,6 +6,7 @@
 mod options;
 mod target;
 
+mod identities;
 mod mount;
 mod overlay;
 
@@ -15,6 +16,7 @@ mod unmount;
 mod read_only;
 mod temporary;
 
+pub use identities::{IdMapping, can_map_identities, id_mappings};
 pub use mount::mount_all;
 pub use overlay::overlay_layers;
 pub use read_only::read_only;

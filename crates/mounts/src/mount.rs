@@ -8,6 +8,7 @@ use corten_types::{Error, Mount, Result, ResultExt};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount};
 
+use crate::identities::Identities;
 use crate::options::Options;
 use crate::overlay;
 use crate::system;
@@ -22,7 +23,7 @@ const SHOWN: usize = 1024;
 /// Mounts a list, in order. What was mounted is taken away again if one fails.
 ///
 /// # Errors
-/// Those of the kernel, with the mount that failed; NotImplemented for options of the kind `loop`, `uidmap=`.
+/// Those of the kernel, with the mount that failed; NotImplemented for options of the kind `loop`.
 pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
     for (index, one) in mounts.iter().enumerate() {
         if let Err(error) = mount_one(one, target) {
@@ -36,13 +37,14 @@ pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
 }
 
 fn mount_one(one: &Mount, folder: &Path) -> Result<()> {
-    let options = Options::parse(&one.options);
+    let mut options = Options::parse(&one.options);
+    let identities = Identities::take(&mut options)?;
     check(&options)?;
     let target = Target { folder, inner: &one.target };
     let made = if let Some(kind) = one.kind.strip_prefix("fuse.").or(one.kind.strip_prefix("fuse3.")) {
         by_helper(one, kind, &target)
     } else {
-        by_kernel(one, &options, &target)
+        by_kernel(one, &options, identities.as_ref(), &target)
     };
     made.map_err(|error| describe(one, &options, folder, &error))?;
     for propagation in &options.propagation {
@@ -58,7 +60,6 @@ fn check(options: &Options) -> Result<()> {
     for option in &options.data {
         let what = match option.split('=').next().unwrap_or_default() {
             "loop" => "loop devices",
-            "uidmap" | "gidmap" => "idmapped mounts",
             name if name.starts_with("X-containerd.") => {
                 return Err(Error::invalid_argument(format!("mount option {option} is not understood here")));
             }
@@ -69,18 +70,35 @@ fn check(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn by_kernel(one: &Mount, options: &Options, target: &Target<'_>) -> Result<()> {
+fn by_kernel(
+    one: &Mount,
+    options: &Options,
+    identities: Option<&Identities>,
+    target: &Target<'_>,
+) -> Result<()> {
     let place = target.place()?;
     if options.remount {
         let data = text(options.data.join(","))?;
         return mount_remount(place.path(), options.flags, data).map_err(system);
     }
     if options.bind || one.kind == "bind" {
-        let bind = if options.recursive { mount_bind_recursive } else { mount_bind };
-        bind(one.source.as_str(), place.path()).map_err(system)?;
+        match identities {
+            Some(identities) => identities.bind(&one.source, options.recursive, place.path())?,
+            None if options.recursive => {
+                mount_bind_recursive(one.source.as_str(), place.path()).map_err(system)?;
+            }
+            None => mount_bind(one.source.as_str(), place.path()).map_err(system)?,
+        }
         return restrict(options, target).inspect_err(|_| {
             unmount_all(place.path()).ok();
         });
+    }
+    if let Some(identities) = identities {
+        if one.kind != "overlay" {
+            let text = format!("idmapped mounts of type {} are not supported", one.kind);
+            return Err(Error::not_implemented(text));
+        }
+        return identities.overlay(options, place.path());
     }
     let data = if one.kind == "overlay" { overlay::data(options) } else { options.data.join(",") };
     if one.kind == "overlay" && data.len() > PAGE {

@@ -27,6 +27,14 @@ pub(crate) fn data(options: &Options) -> String {
     escaped.join(",")
 }
 
+/// An overlay that is not attached anywhere, made with the newer calls; nothing if they are not known here.
+pub(crate) fn detached(options: &Options) -> Result<Option<OwnedFd>> {
+    match in_parts(options) {
+        Err(failure) if failure.is_ignorance => Ok(None),
+        other => other.map(Some).map_err(|failure| failure.error),
+    }
+}
+
 /// Mounts an overlay whose options do not fit into a page.
 pub(crate) fn mount_long(options: &Options, target: &Path) -> Result<()> {
     match by_parts(options, target) {
@@ -55,6 +63,11 @@ impl From<Error> for Failure {
 }
 
 fn by_parts(options: &Options, target: &Path) -> Result<(), Failure> {
+    let mounted = in_parts(options)?;
+    Ok(move_mount(mounted.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+fn in_parts(options: &Options) -> Result<OwnedFd, Failure> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let mut held = Vec::new();
     for option in &options.data {
@@ -73,8 +86,7 @@ fn by_parts(options: &Options, target: &Path) -> Result<(), Failure> {
         }
     }
     fsconfig_create(context.as_fd()).map_err(|error| told(context.as_fd(), error))?;
-    let mounted = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes(options.flags))?;
-    Ok(move_mount(mounted.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes(options.flags))?)
 }
 
 fn add_layer(context: BorrowedFd<'_>, layer: &str, held: &mut Vec<OwnedFd>) -> Result<(), Failure> {
@@ -133,7 +145,7 @@ fn attributes(flags: MountFlags) -> MountAttrFlags {
 }
 
 /// The classic call, with `/proc/self/fd/7` for each layer: some 250 of them fit.
-fn by_handles(options: &Options, target: &Path) -> Result<()> {
+pub(crate) fn by_handles(options: &Options, target: &Path) -> Result<()> {
     let mut held = Vec::new();
     let mut short = Vec::new();
     for option in &options.data {

@@ -25,7 +25,7 @@ impl TempMount {
     /// As [`mount_all`].
     pub fn new(folder: &Path, mounts: &[Mount]) -> Result<Self> {
         let this = Self { path: new_folder(folder)? };
-        mount_all(mounts, &this.path)?;
+        mount_all(&without_volatile(mounts), &this.path)?;
         // What happens in here is nobody else's business.
         mount_change(&this.path, MountPropagationFlags::PRIVATE).ok();
         Ok(this)
@@ -71,6 +71,15 @@ impl Drop for TempMount {
             Err(error) => tracing::warn!(path = %self.path.display(), %error, "a temporary mount stays"),
         }
     }
+}
+
+/// An overlay that was mounted `volatile` cannot be mounted again; a temporary mount must not be the first.
+fn without_volatile(mounts: &[Mount]) -> Vec<Mount> {
+    let mut mounts = mounts.to_vec();
+    for mount in mounts.iter_mut().filter(|mount| mount.kind == "overlay") {
+        mount.options.retain(|option| option != "volatile");
+    }
+    mounts
 }
 
 fn new_folder(folder: &Path) -> Result<PathBuf> {

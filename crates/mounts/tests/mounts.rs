@@ -151,10 +151,8 @@ fn a_list_is_mounted_whole_or_not_at_all_and_the_error_says_which() {
 #[test]
 fn options_that_cannot_be_honoured_are_refused() {
     let lab = Lab::new(&["source", "target"]);
-    for option in ["loop", "uidmap=0:1000:1", "gidmap=0:1000:1"] {
-        let error = mount_all(&[lab.bind("source", &["rbind", option])], &lab.at("target")).unwrap_err();
-        assert_eq!(error.class(), ErrorClass::NotImplemented, "{error}");
-    }
+    let error = mount_all(&[lab.bind("source", &["rbind", "loop"])], &lab.at("target")).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::NotImplemented, "{error}");
     let error = mount_all(&[lab.bind("source", &["X-containerd.mkdir.path=/x"])], &lab.at("target"));
     assert_eq!(error.unwrap_err().class(), ErrorClass::InvalidArgument);
     assert!(mount_points_below(&lab.at("target")).unwrap().is_empty());
@@ -208,4 +206,57 @@ fn temporary_mounts_go_with_their_guard_and_those_of_the_dead_are_cleared() {
     TempMount::clear(&lab.at("temporary")).unwrap();
     assert_eq!(std::fs::read_dir(lab.at("temporary")).unwrap().count(), 0);
     assert!(lab.at("source/file").exists());
+}
+
+fn owner(path: &Path) -> (u32, u32) {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = path.symlink_metadata().unwrap();
+    (metadata.uid(), metadata.gid())
+}
+
+#[test]
+fn owners_are_mapped_in_a_bind_mount() {
+    let lab = Lab::new(&["source", "target"]);
+    std::fs::write(lab.at("source/file"), "x").unwrap();
+    let options = ["uidmap=0:1000:10", "gidmap=0:2000:5,5:9000:5", "ro", "rbind"];
+    mount_all(&[lab.bind("source", &options)], &lab.at("target")).unwrap();
+    assert_eq!(owner(&lab.at("target/file")), (1000, 2000));
+    assert_eq!(owner(&lab.at("source/file")), (0, 0));
+    assert!(flags(&lab.at("target")).contains(StatVfsMountFlags::RDONLY));
+}
+
+#[test]
+fn owners_are_mapped_in_the_lower_layers_of_an_overlay() {
+    let mut lower = Vec::new();
+    let lab = Lab::new(&["upper", "work", "target"]);
+    // More of them than fit into one value.
+    for layer in 0..40 {
+        lower.push(lab.text(&format!("lower{layer}")));
+        std::fs::create_dir(&lower[layer]).unwrap();
+        std::fs::write(format!("{}/{layer}", lower[layer]), "x").unwrap();
+    }
+    std::os::unix::fs::chown(lab.at("upper"), Some(1000), Some(1000)).unwrap();
+    let layers = format!("lowerdir={}", lower.join(":"));
+    let (upper, work) = (format!("upperdir={}", lab.text("upper")), format!("workdir={}", lab.text("work")));
+    let options = ["uidmap=0:1000:10", "gidmap=0:1000:10", &work, &upper, &layers, "index=off"];
+    mount_all(&[mount_of("overlay", "overlay", &options)], &lab.at("target")).unwrap();
+    for layer in 0..40 {
+        assert_eq!(owner(&lab.at(&format!("target/{layer}"))), (1000, 1000));
+    }
+    std::fs::write(lab.at("target/7"), "changed").unwrap();
+    assert_eq!(owner(&lab.at("upper/7")), (1000, 1000), "a copy belongs to whom it is shown to belong");
+    assert_eq!(owner(Path::new(&format!("{}/7", lower[7]))), (0, 0));
+    assert_eq!(mount_points_below(&lab.at("target")).unwrap().len(), 1, "only the overlay itself");
+    unmount_one(&lab.at("target")).unwrap();
+    assert!(mount_points_below(&lab.at("target")).unwrap().is_empty());
+}
+
+#[test]
+fn half_a_mapping_is_refused_and_leaves_nothing() {
+    let lab = Lab::new(&["source", "lower", "target"]);
+    let refused = |mount: Mount| mount_all(&[mount], &lab.at("target")).unwrap_err().class();
+    assert_eq!(refused(lab.bind("source", &["uidmap=0:1000:10", "rbind"])), ErrorClass::InvalidArgument);
+    let broken = ["uidmap=0:1:1", "gidmap=0:1:1", &format!("lowerdir={}:/nonexistent", lab.text("lower"))];
+    assert_eq!(refused(mount_of("overlay", "overlay", &broken)), ErrorClass::NotFound);
+    assert!(mount_points_below(&lab.at("target")).unwrap().is_empty());
 }

@@ -5,14 +5,29 @@ use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use corten_types::{Mount, Result, ResultExt};
+use corten_types::{Error, Labels, Mount, Result, ResultExt};
 
 use crate::backend::{self, Backend, Snapshot, Usage};
 use crate::du;
 
+/// Label of an active snapshot's mapping of users, `container:host:size[,…]`.
+const USERS: &str = "containerd.io/snapshot/uidmapping";
+/// The same for groups.
+const GROUPS: &str = "containerd.io/snapshot/gidmapping";
+/// Label that tells clients where a snapshot's own files are.
+const UPPER: &str = "containerd.io/snapshot/overlay.upperdir";
+
 /// Settings of the snapshotter.
 #[derive(Clone, Debug, Default)]
 pub struct OverlayOptions {
+    /// Tell clients in a label where a snapshot's own files are.
+    pub upperdir_label: bool,
+    /// Directories are removed with the call, not by the collector. Since a removed record may be needed by
+    /// no one, and its directory goes with the collection that the removal asks for, this makes no
+    /// difference here.
+    pub sync_remove: bool,
+    /// Clients may copy a tree to change its owners where the kernel cannot map them.
+    pub slow_chown: bool,
     /// Options added to every overlay.
     pub mount_options: Vec<String>,
 }
@@ -22,7 +37,10 @@ pub struct OverlayOptions {
 pub struct Overlay {
     root: PathBuf,
     options: OverlayOptions,
-    index_off: bool,
+    /// Options of every overlay: those of the settings, then those that this kernel needs.
+    mount_options: Vec<String>,
+    maps_identities: bool,
+    in_user_namespace: bool,
 }
 
 impl Overlay {
@@ -34,9 +52,17 @@ impl Overlay {
         std::fs::create_dir_all(root.join("snapshots")).with_context(|| root.display().to_string())?;
         std::fs::set_permissions(root, Permissions::from_mode(0o700))?;
         std::fs::set_permissions(root.join("snapshots"), Permissions::from_mode(0o700))?;
-        let configured = options.mount_options.iter().any(|option| option.starts_with("index="));
-        let index_off = !configured && Path::new("/sys/module/overlay/parameters/index").exists();
-        Ok(Self { root: root.to_owned(), options, index_off })
+        let in_user_namespace = in_user_namespace();
+        let mut mount_options = options.mount_options.clone();
+        let configured = |name: &str| options.mount_options.iter().any(|option| option.starts_with(name));
+        if in_user_namespace && !configured("userxattr") {
+            mount_options.push("userxattr".into());
+        }
+        if !configured("index=") && Path::new("/sys/module/overlay/parameters/index").exists() {
+            mount_options.push("index=off".into());
+        }
+        let maps_identities = corten_mounts::can_map_identities(root);
+        Ok(Self { root: root.to_owned(), options, mount_options, maps_identities, in_user_namespace })
     }
 
     fn folder(&self) -> PathBuf {
@@ -53,7 +79,9 @@ impl Overlay {
         let fs = new.join("fs");
         std::fs::create_dir(&fs)?;
         std::fs::set_permissions(&fs, Permissions::from_mode(0o755))?;
-        if let Some(parent) = snapshot.parents.first() {
+        if let Some((user, group)) = mapped_root(&snapshot.labels)? {
+            chown(&fs, Some(user), Some(group))?;
+        } else if let Some(parent) = snapshot.parents.first() {
             // The top directory is not merged: it is the parent's.
             let metadata = std::fs::metadata(self.fs(*parent))?;
             chown(&fs, Some(metadata.uid()), Some(metadata.gid()))?;
@@ -65,6 +93,25 @@ impl Overlay {
         }
         Ok(())
     }
+}
+
+/// Whether the daemon's root is not that of the machine.
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let numbers: Vec<&str> = map.split_whitespace().collect();
+    !map.is_empty() && numbers != ["0", "0", "4294967295"]
+}
+
+/// Who root of the container is on the host.
+fn mapped_root(labels: &Labels) -> Result<Option<(u32, u32)>> {
+    let (Some(users), Some(groups)) = (labels.get(USERS), labels.get(GROUPS)) else { return Ok(None) };
+    let root = |text: &str| -> Result<u32> {
+        let mappings = corten_mounts::id_mappings(text)?;
+        let root = mappings.iter().find(|mapping| mapping.container == 0 && mapping.size > 0);
+        let missing = || Error::invalid_argument(format!("{text:?} does not map root"));
+        Ok(root.ok_or_else(missing)?.host)
+    };
+    Ok(Some((root(users)?, root(groups)?)))
 }
 
 fn mount(kind: &str, source: String, options: Vec<String>) -> Vec<Mount> {
@@ -81,7 +128,12 @@ impl Backend for Overlay {
     }
 
     fn capabilities(&self) -> Vec<String> {
-        vec!["rebase".into()]
+        let able = [
+            ("remap-ids", self.maps_identities),
+            ("only-remap-ids", !self.options.slow_chown),
+            ("rebase", !self.in_user_namespace),
+        ];
+        able.iter().filter(|(_, able)| *able).map(|(name, _)| (*name).to_owned()).collect()
     }
 
     fn create(&self, snapshot: &Snapshot) -> Result<()> {
@@ -98,23 +150,28 @@ impl Backend for Overlay {
     fn mounts(&self, snapshot: &Snapshot) -> Result<Vec<Mount>> {
         let (id, parents, writable) = (snapshot.id, &snapshot.parents, snapshot.is_active());
         let mode = if writable { "rw" } else { "ro" };
-        let bind = |id: u64| Ok(mount("bind", self.fs(id), vec![mode.into(), "rbind".into()]));
+        let mut options = Vec::new();
+        for (key, option) in [(USERS, "uidmap"), (GROUPS, "gidmap")] {
+            if let Some(mapping) = snapshot.labels.get(key).filter(|_| self.maps_identities) {
+                options.push(format!("{option}={mapping}"));
+            }
+        }
+        let bind = |id: u64, mut options: Vec<String>| {
+            options.extend([mode.into(), "rbind".into()]);
+            Ok(mount("bind", self.fs(id), options))
+        };
         match (parents.as_slice(), writable) {
-            ([], _) => return bind(id),
-            ([parent], false) => return bind(*parent),
+            ([], _) => return bind(id, options),
+            ([parent], false) => return bind(*parent, options),
             _ => {}
         }
-        let mut options = Vec::new();
         if writable {
             options.push(format!("workdir={}", self.folder().join(id.to_string()).join("work").display()));
             options.push(format!("upperdir={}", self.fs(id)));
         }
         let lower: Vec<String> = parents.iter().map(|parent| self.fs(*parent)).collect();
         options.push(format!("lowerdir={}", lower.join(":")));
-        options.extend(self.options.mount_options.iter().cloned());
-        if self.index_off {
-            options.push("index=off".into());
-        }
+        options.extend(self.mount_options.iter().cloned());
         Ok(mount("overlay", "overlay".into(), options))
     }
 
@@ -124,6 +181,11 @@ impl Backend for Overlay {
 
     fn usage(&self, snapshot: &Snapshot) -> Result<Usage> {
         du::usage(self.fs(snapshot.id).as_ref())
+    }
+
+    fn labels(&self, id: u64) -> Labels {
+        let shown = self.options.upperdir_label.then(|| (UPPER.to_owned(), self.fs(id)));
+        shown.into_iter().collect()
     }
 
     fn ids(&self) -> Result<BTreeSet<u64>> {

@@ -6,6 +6,7 @@
 
 mod bpf;
 mod descriptors;
+mod identities;
 mod links;
 mod memory;
 mod mounts;
@@ -16,6 +17,7 @@ pub use bpf::{attach_device_filter, load_device_filter};
 pub use descriptors::{
     bequeath, close_all_except, close_inherited, close_on_exec, inherited, start_writeback,
 };
+pub use identities::user_namespace;
 pub use links::set_link_up;
 pub use memory::{economize_heap, trim_heap};
 pub use mounts::{MountChange, change_mount, detached_clone, read_only_clone};

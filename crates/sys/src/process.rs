@@ -37,7 +37,7 @@ pub struct NewProcess<'a> {
 
 #[repr(C)]
 #[derive(Default)]
-struct CloneArguments {
+pub(crate) struct CloneArguments {
     flags: u64,
     pidfd: u64,
     child_tid: u64,
@@ -49,6 +49,12 @@ struct CloneArguments {
     set_tid: u64,
     set_tid_size: u64,
     cgroup: u64,
+}
+
+impl CloneArguments {
+    pub(crate) fn new(flags: u64, exit_signal: u64) -> Self {
+        Self { flags, exit_signal, ..Self::default() }
+    }
 }
 
 /// As [`fork`], but into namespaces, a cgroup, or beside this process. The child inherits this process'
