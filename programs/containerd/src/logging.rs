@@ -10,14 +10,14 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::Config;
+use corten_config::Config;
 
 /// Begins to log to standard error.
 ///
 /// # Errors
 /// InvalidArgument for an unknown level.
 pub fn start(config: &Config) -> Result<()> {
-    let level = match config.log_level.as_str() {
+    let level = match config.debug.level.as_str() {
         "trace" => LevelFilter::TRACE,
         "debug" => LevelFilter::DEBUG,
         "" | "info" => LevelFilter::INFO,
@@ -26,12 +26,29 @@ pub fn start(config: &Config) -> Result<()> {
         other => return Err(Error::unknown(format!("not a valid log level: {other:?}"))),
     };
     let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
-    let result = if config.log_format == "json" {
+    let result = if config.debug.format == "json" {
         lines.json().flatten_event(true).try_init()
     } else {
         lines.event_format(Lines).try_init()
     };
     result.map_err(|error| Error::internal(format!("logging: {error}")))
+}
+
+/// Tells what reading the configuration had to say.
+pub fn warn(warning: &corten_config::Warning) {
+    let field = |name: &str| {
+        warning.fields.iter().find(|(key, _)| *key == name).map(|(_, value)| tracing::field::display(value))
+    };
+    tracing::warn!(
+        column = field("column"),
+        error = field("error"),
+        file = field("file"),
+        key = field("key"),
+        plugin = field("plugin"),
+        row = field("row"),
+        "{}",
+        warning.message
+    );
 }
 
 /// `time="…" level=info msg="…" key=value`.

@@ -1,19 +1,19 @@
 //! The daemon: configuration, sockets, signals, and one thin file per gRPC service. What the services do is
 //! in the crates below; here requests are decoded, the domain is called, and answers are encoded.
 
-mod config;
+mod assemble;
 mod daemon;
 mod logging;
 mod notify;
 mod plugins;
 mod services;
+mod sockets;
 
 use std::path::PathBuf;
 
 use clap::Parser;
+use corten_config::Config;
 use corten_types::Result;
-
-use config::Config;
 
 /// The container daemon.
 #[derive(Debug, Parser)]
@@ -54,8 +54,10 @@ enum Command {
 enum ConfigCommand {
     /// The defaults.
     Default,
-    /// What is in force with the file and the flags.
+    /// What is in force with the file, its imports and the flags.
     Dump,
+    /// The file as one of the newest version.
+    Migrate,
 }
 
 /// The version that clients are told.
@@ -78,17 +80,19 @@ fn main() {
 }
 
 fn run(args: Args) -> Result<()> {
-    let mut config = match (&args.command, &args.config) {
-        (Some(Command::Config { command: ConfigCommand::Default }), _) => Config::default(),
-        (_, file) => Config::load(file.as_deref())?,
+    let mut config = match &args.command {
+        Some(Command::Config { command: ConfigCommand::Default }) => Config::default(),
+        Some(Command::Config { .. }) => Config::load_if_exists(args.config.as_deref())?,
+        None => Config::load(args.config.as_deref())?,
     };
-    config.apply_flags(args.log_level, args.address, args.root, args.state);
+    config.apply_flags(args.log_level, args.address.as_deref(), args.root, args.state);
     if args.command.is_some() {
         print!("{}", config.to_toml());
         return Ok(());
     }
     config.validate()?;
     logging::start(&config)?;
+    config.warnings.iter().for_each(logging::warn);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
         .thread_stack_size(1 << 20)

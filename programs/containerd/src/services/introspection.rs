@@ -54,7 +54,7 @@ impl introspection_server::Introspection for Services {
         let filter = Filter::parse(&request.into_inner().filters);
         let filter = filter.context("invalid argument").map_err(status)?;
         let plugins =
-            self.plugins.iter().filter(|plugin| filter.matches(&PluginFields(plugin))).cloned().collect();
+            self.plugins.table().into_iter().filter(|plugin| filter.matches(&PluginFields(plugin))).collect();
         Ok(Response::new(api::PluginsResponse { plugins }))
     }
 
@@ -70,11 +70,11 @@ impl introspection_server::Introspection for Services {
         request: Request<api::PluginInfoRequest>,
     ) -> Result<Response<api::PluginInfoResponse>, Status> {
         let request = request.into_inner();
-        let found =
-            self.plugins.iter().find(|plugin| plugin.r#type == request.r#type && plugin.id == request.id);
+        let mut table = self.plugins.table().into_iter();
+        let found = table.find(|plugin| plugin.r#type == request.r#type && plugin.id == request.id);
         let missing =
             || status(Error::not_found(format!("plugin {}.{} not found", request.r#type, request.id)));
-        let plugin = found.cloned().ok_or_else(missing)?;
+        let plugin = found.ok_or_else(missing)?;
         let extra = match &request.options {
             None => None,
             Some(options) if plugin.r#type == "io.containerd.runtime.v2" => {

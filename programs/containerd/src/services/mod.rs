@@ -21,7 +21,6 @@ use std::sync::Arc;
 
 use corten_api::keys::{LEASE, MAX_MESSAGE, NAMESPACE};
 use corten_api::services as api;
-use corten_api::services::introspection::Plugin;
 use corten_content::Store;
 use corten_diff::Differs;
 use corten_events::Exchange;
@@ -34,6 +33,9 @@ use tonic::transport::server::Router;
 use tonic::{Request, Status};
 
 use streaming::Streams;
+
+use crate::plugins::Plugins;
+use crate::plugins::parts::GRPC;
 
 /// What the services stand on.
 #[derive(Clone)]
@@ -52,7 +54,8 @@ pub struct Services {
     pub collector: Collector,
     pub tasks: Tasks,
     pub streams: Arc<Streams>,
-    pub plugins: Vec<Plugin>,
+    /// The parts and what came of them.
+    pub plugins: Arc<Plugins>,
     pub uuid_file: PathBuf,
 }
 
@@ -62,42 +65,43 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Calls that one connection may have open; waits and subscriptions are such.
 const STREAMS: u32 = 16_384;
 
-/// All services on one server.
+/// The services whose parts work, on one server. What is not there answers that it is unimplemented.
 pub fn router(services: Services) -> Router {
     let mut server = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS);
+    let plugins = services.plugins.clone();
+    let mut router =
+        server.add_optional_service(None::<api::version::version_server::VersionServer<Services>>);
     macro_rules! add {
-        ($router:ident, $($server:path),* $(,)?) => {
-            $(let $router = $router.add_service(
-                <$server>::new(services.clone())
-                    .max_decoding_message_size(MAX_MESSAGE)
-                    .max_encoding_message_size(MAX_MESSAGE),
-            );)*
+        ($($id:literal: $server:path),* $(,)?) => {
+            $(if plugins.works(GRPC, $id) {
+                router = router.add_service(
+                    <$server>::new(services.clone())
+                        .max_decoding_message_size(MAX_MESSAGE)
+                        .max_encoding_message_size(MAX_MESSAGE),
+                );
+            })*
         };
     }
-    let router = server.add_service(
-        api::version::version_server::VersionServer::new(services.clone())
-            .max_decoding_message_size(MAX_MESSAGE),
-    );
     add!(
-        router,
-        api::containers::containers_server::ContainersServer<Services>,
-        api::content::content_server::ContentServer<Services>,
-        api::diff::diff_server::DiffServer<Services>,
-        api::events::events_server::EventsServer<Services>,
-        api::images::images_server::ImagesServer<Services>,
-        api::introspection::introspection_server::IntrospectionServer<Services>,
-        api::leases::leases_server::LeasesServer<Services>,
-        api::namespaces::namespaces_server::NamespacesServer<Services>,
-        api::sandbox::controller_server::ControllerServer<Services>,
-        api::sandbox::store_server::StoreServer<Services>,
-        api::snapshots::snapshots_server::SnapshotsServer<Services>,
-        api::streaming::streaming_server::StreamingServer<Services>,
-        api::tasks::tasks_server::TasksServer<Services>,
-        api::transfer::transfer_server::TransferServer<Services>,
-        corten_api::health::health_server::HealthServer<Services>,
+        "containers": api::containers::containers_server::ContainersServer<Services>,
+        "content": api::content::content_server::ContentServer<Services>,
+        "diff": api::diff::diff_server::DiffServer<Services>,
+        "events": api::events::events_server::EventsServer<Services>,
+        "images": api::images::images_server::ImagesServer<Services>,
+        "introspection": api::introspection::introspection_server::IntrospectionServer<Services>,
+        "leases": api::leases::leases_server::LeasesServer<Services>,
+        "namespaces": api::namespaces::namespaces_server::NamespacesServer<Services>,
+        "sandboxes": api::sandbox::store_server::StoreServer<Services>,
+        "sandbox-controllers": api::sandbox::controller_server::ControllerServer<Services>,
+        "snapshots": api::snapshots::snapshots_server::SnapshotsServer<Services>,
+        "streaming": api::streaming::streaming_server::StreamingServer<Services>,
+        "tasks": api::tasks::tasks_server::TasksServer<Services>,
+        "transfer": api::transfer::transfer_server::TransferServer<Services>,
+        "version": api::version::version_server::VersionServer<Services>,
+        "healthcheck": corten_api::health::health_server::HealthServer<Services>,
     );
     router
 }
