@@ -19,6 +19,7 @@ pub struct NodeBuilder {
     /// Folders searched for the shim and the OCI runtime, before the system's.
     path: Vec<PathBuf>,
     config: String,
+    root: Option<PathBuf>,
 }
 
 impl NodeBuilder {
@@ -50,6 +51,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Where the daemon keeps what outlives it, instead of a folder of the node's own.
+    #[must_use]
+    pub fn root(mut self, folder: &Path) -> Self {
+        self.root = Some(folder.to_owned());
+        self
+    }
+
     /// Starts the daemon and waits until it serves.
     pub fn start(self) -> Node {
         let scratch = Scratch::new();
@@ -60,6 +68,7 @@ impl NodeBuilder {
             ctr: self.ctr,
             path: self.path,
             child: None,
+            root: self.root.unwrap_or_else(|| scratch.join("root")),
             scratch,
             finished: false,
         };
@@ -77,6 +86,7 @@ pub struct Node {
     daemon: PathBuf,
     ctr: PathBuf,
     path: Vec<PathBuf>,
+    root: PathBuf,
     child: Option<Child>,
     finished: bool,
 }
@@ -95,6 +105,7 @@ impl Node {
             ctr: ours.join("ctr"),
             path: vec![ours],
             config: "version = 2\n".into(),
+            root: None,
         }
     }
 
@@ -106,6 +117,7 @@ impl Node {
             path: vec![folder.to_owned(), Peers::find().runc()],
             // The services under test do not need Kubernetes' plugin, which wants a network.
             config: "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n".into(),
+            root: None,
         }
     }
 
@@ -117,6 +129,11 @@ impl Node {
     /// Path of something in the private folder.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.scratch.join(name)
+    }
+
+    /// The folder of the daemon that outlives it.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The socket.
@@ -150,7 +167,7 @@ impl Node {
             .arg("--config")
             .arg(self.join("config.toml"))
             .arg("--root")
-            .arg(self.join("root"))
+            .arg(&self.root)
             .arg("--state")
             .arg(self.join("state"))
             .arg("--address")

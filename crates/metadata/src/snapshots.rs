@@ -484,6 +484,24 @@ impl SnapshotRecords {
         Ok(found)
     }
 
+    /// All snapshots of a snapshotter, with their namespaces.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn all(&self, snapshotter: &str) -> Result<Vec<(Namespace, SnapshotRecord)>> {
+        let mut found = Vec::new();
+        scan(&self.database.read()?, keys::Kind::Snapshot, &[], |parts, record: records::Snapshot| {
+            if let [namespace, of, name] = parts.as_slice()
+                && of == snapshotter
+                && let Ok(namespace) = Namespace::new(namespace.as_str())
+            {
+                found.push((namespace, SnapshotRecord::from_record(name, snapshotter, record)));
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// Numbers of the directories that any namespace knows.
     ///
     /// # Errors

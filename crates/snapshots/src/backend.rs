@@ -86,6 +86,10 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         Labels::new()
     }
 
+    /// Whether the place of an active snapshot or a view is there, whole. A loss of power takes one that was
+    /// not committed: then it is made anew, as it was when it was acknowledged.
+    fn holds(&self, id: u64) -> bool;
+
     /// Numbers of what is on disk.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 
 mod backend;
 mod du;
+mod mend;
 mod native;
 mod overlay;
 mod service;

@@ -86,6 +86,10 @@ impl Backend for Native {
         du::usage(&self.path(snapshot.id))
     }
 
+    fn holds(&self, id: u64) -> bool {
+        self.path(id).exists()
+    }
+
     fn ids(&self) -> Result<BTreeSet<u64>> {
         backend::numbers(&self.root.join("snapshots"))
     }

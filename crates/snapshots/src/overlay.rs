@@ -188,6 +188,10 @@ impl Backend for Overlay {
         shown.into_iter().collect()
     }
 
+    fn holds(&self, id: u64) -> bool {
+        self.folder().join(id.to_string()).exists()
+    }
+
     fn ids(&self) -> Result<BTreeSet<u64>> {
         backend::numbers(&self.folder())
     }

@@ -11,6 +11,7 @@ use corten_metadata::{Database, Kind, NewSnapshot, SnapshotRecord, SnapshotRecor
 use corten_types::{Context, Error, Filter, Labels, Mount, Result};
 
 use crate::backend::{Backend, Snapshot, Usage};
+use crate::mend::mend;
 
 /// Labels of a snapshot that its backend may see.
 const SEEN_PREFIX: &str = "containerd.io/snapshot/";
@@ -66,7 +67,7 @@ impl Snapshotter {
 }
 
 /// The labels that a backend may see.
-fn seen(labels: &Labels) -> Labels {
+pub(crate) fn seen(labels: &Labels) -> Labels {
     let seen = labels.iter().filter(|(key, _)| key.starts_with(SEEN_PREFIX) || *key == SEEN);
     seen.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
@@ -86,6 +87,7 @@ impl Snapshots {
         let records = SnapshotRecords::new(database.clone(), exchange.clone());
         let mut all = BTreeMap::new();
         for backend in backends {
+            mend(&records, backend.as_ref())?;
             let on_disk = backend.ids()?.last().copied().unwrap_or(0);
             let known = records.all_ids(backend.name())?.last().copied().unwrap_or(0);
             let next = AtomicU64::new(on_disk.max(known) + 1);

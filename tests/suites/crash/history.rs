@@ -14,6 +14,8 @@ pub enum Kind {
     Lease,
     Blob,
     Snapshot,
+    /// An image with all that it is made of, unpacked.
+    Pull,
 }
 
 /// What is known of an object: nothing where it does not exist, else what tells its versions apart.

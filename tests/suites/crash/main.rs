@@ -5,7 +5,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+mod disk;
 mod history;
+mod power;
+mod pulls;
 mod random;
 mod records;
 
@@ -59,10 +62,10 @@ fn live(
 }
 
 /// The disk holds what the database knows, whole, and nothing else.
-fn check_disk(node: &Node) {
-    let client = Client::new(&node.address(), Some(node.namespace()));
+fn check_disk(node: &Node, namespace: &str) {
+    let client = Client::new(&node.address(), Some(namespace));
     records::collect(&client);
-    let root = node.join("root");
+    let root = node.root();
     let names = |folder: &Path| -> BTreeSet<String> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
@@ -96,7 +99,8 @@ fn acknowledged_changes_survive_kills_at_random_moments() {
     let mut node = Node::start();
     let mut history = History::default();
     let mut acknowledged = 0;
-    for kill in 0..times(200) {
+    let kills = times(200);
+    for kill in 0..kills {
         let pause = Duration::from_micros(random.below(60_000));
         let mut lost = Instant::now();
         let done = live(&mut node, &mut random, &history, |node, stop| {
@@ -112,13 +116,13 @@ fn acknowledged_changes_survive_kills_at_random_moments() {
         let wrong = done.compare(&seen, lost, Instant::now());
         assert!(wrong.is_empty(), "after kill {kill}:\n{}", wrong.join("\n"));
         if kill % 8 == 7 {
-            check_disk(&node);
+            check_disk(&node, node.namespace());
         }
         history = History::after(seen);
     }
     println!("{acknowledged} acknowledged changes");
-    assert!(acknowledged > 200, "the daemon was killed before it could do anything: {acknowledged}");
-    check_disk(&node);
+    assert!(acknowledged > kills, "the daemon was killed before it could do anything: {acknowledged}");
+    check_disk(&node, node.namespace());
     assert!(history.kinds().contains(&Kind::Blob));
     node.finish();
 }

@@ -15,7 +15,7 @@ use crate::random::Random;
 
 /// The label that tells the versions of an object apart.
 const VERSION: &str = "version";
-const SNAPSHOTTER: &str = "overlayfs";
+pub const SNAPSHOTTER: &str = "overlayfs";
 
 /// One worker with objects of its own.
 pub struct Worker {
@@ -68,6 +68,7 @@ impl Worker {
             Kind::Lease => lease(client, &key.1, &next),
             Kind::Blob => blob(client, &key.1, &state, &next),
             Kind::Snapshot => snapshot(client, &key.1, &next),
+            Kind::Pull => unreachable!("workers of their own do that"),
         };
         done.inspect(|()| self.history.acknowledge(key))
     }
