@@ -51,6 +51,15 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     sync_folder(folder_of(to))
 }
 
+/// Gives a file another name beside its own, durable; fails with AlreadyExists rather than replace something.
+///
+/// # Errors
+/// Those of the file system.
+pub fn link_new(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::hard_link(from, to)?;
+    sync_folder(folder_of(to))
+}
+
 /// Makes a folder and those above it that do not exist, and their names durable.
 ///
 /// # Errors
@@ -110,8 +119,11 @@ mod tests {
         std::fs::write(folder.join("other"), b"x").unwrap();
         assert!(rename_new(&folder.join("other"), &path).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert!(link_new(&folder.join("other"), &path).is_err());
+        link_new(&folder.join("other"), &folder.join("again")).unwrap();
         rename(&folder.join("other"), &path).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"x");
+        assert_eq!(std::fs::read(folder.join("again")).unwrap(), b"x");
     }
 
     #[test]

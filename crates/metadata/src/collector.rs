@@ -230,7 +230,8 @@ impl Work {
         if let Some(path) = damaged.first().filter(|_| !self.holding) {
             tracing::warn!(
                 path = %path.display(),
-                "nothing is removed from disk while there is a damaged database; remove it to free space"
+                "nothing is removed from disk while there is a damaged database: pull and create again what \
+                 is missing, which finds data that is there still, then remove this file to free space"
             );
         }
         self.holding = !damaged.is_empty();

@@ -1,5 +1,6 @@
 //! The database file: opening it, reading it, and handing changes to its writer.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -9,6 +10,7 @@ use redb::{ReadableDatabase, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::activity::Activity;
+use crate::recover::{Lost, recover, set_aside_files};
 use crate::transaction::{Tx, View};
 use crate::writer::{self, Change, Closure};
 
@@ -60,19 +62,9 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// What could not be read and was set aside.
-#[derive(Clone, Debug)]
-pub struct Lost {
-    /// Where the damaged file lies now. While it is there, nothing that its records may have been about is
-    /// removed from disk.
-    pub set_aside: PathBuf,
-    /// Why it could not be opened.
-    pub reason: String,
-}
-
 impl Database {
-    /// Opens or makes the database. One that cannot be read is renamed and a new one begun, and what was
-    /// lost is told.
+    /// Opens or makes the database, and checks all of it. One that is damaged is renamed; what can be read of
+    /// it goes into a new one, and what was lost is told.
     ///
     /// # Errors
     /// Unavailable when another process has it open; FailedPrecondition when a later version wrote it;
@@ -88,9 +80,8 @@ impl Database {
     pub fn open_with(path: &Path, options: Options) -> Result<(Self, Option<Lost>)> {
         let (file, lost) = match open_file(path, options) {
             Err(OpenError::Damaged(reason)) => {
-                let set_aside = set_aside(path)?;
-                let file = open_file(path, options).map_err(|error| error.at(path))?;
-                (file, Some(Lost { set_aside, reason }))
+                let lost = recover(path, options, reason)?;
+                (open_file(path, options).map_err(|error| error.at(path))?, Some(lost))
             }
             other => (other.map_err(|error| error.at(path))?, None),
         };
@@ -268,7 +259,10 @@ impl<E: Into<redb::Error>> From<E> for OpenError {
 
 fn open_file(path: &Path, options: Options) -> Result<redb::Database, OpenError> {
     let open = || -> Result<redb::Database, OpenError> {
-        let file = redb::Builder::new().set_cache_size(options.cache).create(path)?;
+        let file = redb::Builder::new()
+            .set_cache_size(options.cache)
+            .set_check_integrity_on_open(true)
+            .create(path)?;
         let known = file.begin_read()?.open_table(RECORDS).is_ok();
         if !known {
             corten_durable::sync_folder(path.parent().unwrap_or(Path::new("/"))).map_err(OpenError::Io)?;
@@ -282,31 +276,20 @@ fn open_file(path: &Path, options: Options) -> Result<redb::Database, OpenError>
     std::panic::catch_unwind(open).unwrap_or_else(|_| Err(OpenError::Damaged("it cannot be read".into())))
 }
 
-fn set_aside_name(path: &Path) -> String {
-    format!("{}.damaged", path.file_name().unwrap_or_default().to_string_lossy())
-}
-
-fn set_aside(path: &Path) -> Result<PathBuf> {
-    let name = set_aside_name(path);
-    for number in 0..1000 {
-        let suffix = if number == 0 { String::new() } else { format!(".{number}") };
-        let target = path.with_file_name(format!("{name}{suffix}"));
-        match corten_durable::rename_new(path, &target) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            other => return other.map(|()| target).with_context(|| path.display().to_string()),
+/// Makes a database with these records, durable.
+pub(crate) fn fill(path: &Path, options: Options, rows: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<()> {
+    let fill = || -> Result<(), OpenError> {
+        let file = open_file(path, options)?;
+        let transaction = file.begin_write()?;
+        {
+            let mut table = transaction.open_table(RECORDS)?;
+            for (key, record) in rows {
+                table.insert(key.as_slice(), record.as_slice())?;
+            }
         }
-    }
-    Err(Error::internal(format!("{}: too many damaged databases beside it", path.display())))
-}
-
-fn set_aside_files(path: &Path) -> Vec<PathBuf> {
-    let name = set_aside_name(path);
-    let entries = path.parent().and_then(|folder| std::fs::read_dir(folder).ok());
-    let files = entries.into_iter().flatten().flatten();
-    files
-        .filter(|file| file.file_name().to_string_lossy().starts_with(&name))
-        .map(|file| file.path())
-        .collect()
+        Ok(transaction.commit()?)
+    };
+    fill().map_err(|error| error.at(path))
 }
 
 #[cfg(test)]

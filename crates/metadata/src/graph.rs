@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use corten_types::{Labels, Result, timestamp};
 
+use crate::condition::{Condition, USED_AT};
 use crate::keys::{Key, Kind};
 use crate::records::{self, decode, time};
 
@@ -34,6 +35,10 @@ pub(crate) struct Entry {
     pub flat: Vec<Node>,
     /// These keep it.
     pub back: Vec<Node>,
+    /// These keep it under a condition: only blobs and images have some.
+    pub conditions: Vec<Condition>,
+    /// When a snapshot was last used, as its label has it.
+    pub used_at: Option<String>,
 }
 
 const ROOT: &str = "containerd.io/gc.root";
@@ -90,11 +95,13 @@ pub(crate) fn entry(node: &Node, bytes: &[u8], now: SystemTime) -> Result<Entry>
             entry.root = entry.expires.is_none_or(|end| end > now);
             entry.flat.push(Node::Blob(record.digest));
             entry.labels(&record.labels);
+            entry.conditions(&record.labels);
         }
         Node::Blob(_) => {
             let record: records::Blob = decode(bytes)?;
             entry.root = record.labels.contains_key(ROOT);
             entry.labels(&record.labels);
+            entry.conditions(&record.labels);
         }
         Node::Snapshot(snapshotter, _) => {
             let record: records::Snapshot = decode(bytes)?;
@@ -103,6 +110,7 @@ pub(crate) fn entry(node: &Node, bytes: &[u8], now: SystemTime) -> Result<Entry>
                 entry.flat.push(Node::Snapshot(snapshotter.clone(), record.parent));
             }
             entry.labels(&record.labels);
+            entry.used_at = record.labels.get(USED_AT).cloned();
         }
         Node::Ingest(_) => {
             let record: records::Ingest = decode(bytes)?;
@@ -147,6 +155,10 @@ fn expiry(labels: &Labels) -> Option<SystemTime> {
 }
 
 impl Entry {
+    fn conditions(&mut self, labels: &Labels) {
+        self.conditions.extend(labels.iter().filter_map(|(key, value)| Condition::parse(key, value)));
+    }
+
     fn labels(&mut self, labels: &Labels) {
         for (key, value) in labels {
             if let Some(rest) = key.strip_prefix("containerd.io/gc.ref.") {

@@ -3,15 +3,20 @@
 //!
 //! An answer is given only when the change that it tells of is durable; all changes that wait at a moment
 //! share one fsync. Readers see a consistent state and never wait. A damaged database is set aside, named,
-//! and never stops the daemon. Nothing here touches blobs or directories: who owns those sweeps them.
+//! and replaced by one with what can be read of it. Nothing here touches blobs or directories: who owns those sweeps them.
 
 mod activity;
 mod database;
 mod keys;
 mod mask;
 mod records;
+mod seal;
 mod transaction;
 mod writer;
+
+mod pages;
+mod recover;
+mod salvage;
 
 mod blobs;
 mod containers;
@@ -23,16 +28,18 @@ mod sandboxes;
 mod snapshots;
 
 mod collector;
+mod condition;
 mod graph;
 mod mark;
 
 pub use blobs::{BlobRecord, Blobs};
 pub use collector::{Collector, CollectorOptions, Sweeper};
 pub use containers::{Container, Containers, Runtime};
-pub use database::{Database, Lost, Options};
+pub use database::{Database, Options};
 pub use images::{Image, Images};
 pub use ingests::{IngestRecord, Ingests};
 pub use leases::{Lease, Leases, Resource};
 pub use namespaces::Namespaces;
+pub use recover::Lost;
 pub use sandboxes::{Sandbox, Sandboxes};
 pub use snapshots::{Kind, NewSnapshot, SnapshotRecord, SnapshotRecords};

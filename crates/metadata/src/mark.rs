@@ -56,7 +56,7 @@ struct Roots {
 impl Roots {
     fn find(reader: &impl Reader, namespace: &Namespace, now: SystemTime) -> Result<Self> {
         let mut roots = Self::default();
-        let mut flat_leases = Vec::new();
+        let (mut flat_leases, mut conditions, mut used) = (Vec::new(), Vec::new(), HashMap::new());
         for kind in ALL {
             let prefix = Key::prefix(kind, &[namespace.as_str()]);
             reader.scan_bytes(prefix.bytes(), &mut |key, value| {
@@ -66,6 +66,10 @@ impl Roots {
                     .unwrap_or_else(|_| Entry { root: true, ..Entry::default() });
                 for parent in entry.back {
                     roots.back.entry(parent).or_default().push(node.clone());
+                }
+                conditions.extend(entry.conditions.into_iter().map(|condition| (condition, node.clone())));
+                if let Some(used_at) = entry.used_at {
+                    used.insert(node.clone(), used_at);
                 }
                 if entry.root {
                     let known = roots.next_expiry.into_iter();
@@ -77,6 +81,11 @@ impl Roots {
                 }
                 Ok(true)
             })?;
+        }
+        for (condition, node) in conditions {
+            if used.get(&condition.snapshot).is_some_and(|used_at| condition.holds(used_at, now)) {
+                roots.back.entry(condition.snapshot).or_default().push(node);
+            }
         }
         for (lease, is_flat) in flat_leases {
             let held = leases::resources_of(reader, namespace, &lease)?;

@@ -1,4 +1,5 @@
-//! How records lie in the file: messages of our own, so that later versions can add fields.
+//! How records lie in the file: messages of our own, so that later versions can add fields (below 100, see
+//! `seal`).
 
 use std::collections::BTreeMap;
 
@@ -7,6 +8,7 @@ use prost::Message;
 use prost_types::Timestamp;
 
 use crate::keys::{Key, Kind};
+use crate::seal::seal;
 use crate::transaction::{Reader, Tx};
 
 macro_rules! record {
@@ -115,9 +117,9 @@ pub(crate) fn scan<M: Message + Default>(
     })
 }
 
-/// Writes a record.
+/// Writes a record, sealed.
 pub(crate) fn put<M: Message>(tx: &mut Tx<'_>, key: &Key, record: &M) {
-    tx.put(key, record.encode_to_vec());
+    tx.put(key, seal(key.bytes(), record.encode_to_vec()));
 }
 
 /// The next number of a counter, from 1.

@@ -82,9 +82,16 @@ fn database(config: &Config, plugins: &mut Plugins) -> Result<Database> {
     std::fs::create_dir_all(&folder)?;
     let (database, lost) = Database::open(&folder.join("corten.redb"))?;
     if let Some(lost) = lost {
+        let recovered: Vec<_> =
+            lost.recovered.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let among: Vec<_> = lost.among.into_iter().collect();
         tracing::error!(
-            set_aside = %lost.set_aside.display(), reason = lost.reason,
-            "the database was damaged and has been set aside: records of images, containers and snapshots are lost"
+            set_aside = %lost.set_aside.display(),
+            reason = lost.reason,
+            recovered = recovered.join(", "),
+            missing = lost.missing.map_or("unknown".to_owned(), |missing| missing.to_string()),
+            among = among.join(", "),
+            "the database was damaged: it has been set aside, and what could be read of it is in a new one"
         );
     }
     let policy = config.text(&uri(METADATA, "bolt"), "content_sharing_policy").to_owned();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod collector;
+mod damage;
 mod model;
 mod objects;
 mod snapshots;

@@ -1,9 +1,10 @@
 //! Random objects that refer to each other, and a plain account of which of them are to be kept.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
 use corten_metadata::Resource;
-use corten_types::{Context, Digest, Labels, Namespace};
+use corten_types::{Context, Digest, Labels, Namespace, timestamp};
 use proptest::prelude::*;
 
 use crate::{Lab, container, digest, image};
@@ -28,6 +29,10 @@ pub enum Reference {
     BackImage(usize),
     BackContainer(usize),
     Misspelt(usize),
+    /// Kept by a snapshot if that was used within two hours.
+    Recent(usize),
+    /// Kept by a snapshot if that was used more than two hours ago.
+    Stale(usize),
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +47,8 @@ pub struct Object {
     /// Kind and index of what a lease holds.
     pub holds: Vec<(usize, usize)>,
     pub flat: bool,
+    /// Hours since the last use that a snapshot tells.
+    pub used: Option<u64>,
 }
 
 /// The objects of one namespace.
@@ -67,6 +74,8 @@ fn reference() -> impl Strategy<Value = Reference> {
         1 => (0..IMAGES).prop_map(Reference::BackImage),
         1 => (0..CONTAINERS).prop_map(Reference::BackContainer),
         1 => (0..BLOBS).prop_map(Reference::Misspelt),
+        1 => (0..SNAPSHOTS).prop_map(Reference::Recent),
+        1 => (0..SNAPSHOTS).prop_map(Reference::Stale),
     ]
 }
 
@@ -84,8 +93,9 @@ fn object() -> impl Strategy<Value = Object> {
         }),
         prop::collection::vec((0usize..4, 0usize..6), 0..3),
         any::<bool>(),
+        prop::option::weighted(0.7, prop::sample::select(vec![1, 3])),
     )
-        .prop_map(|(exists, root, expire, of, references, holds, flat)| Object {
+        .prop_map(|(exists, root, expire, of, references, holds, flat, used)| Object {
             exists,
             root,
             expire,
@@ -93,6 +103,7 @@ fn object() -> impl Strategy<Value = Object> {
             references,
             holds,
             flat,
+            used,
         })
 }
 
@@ -128,6 +139,10 @@ fn label(reference: &Reference) -> (String, String) {
         Reference::BackImage(n) => ("bref.image".to_owned(), format!("i{n}")),
         Reference::BackContainer(n) => ("bref.container/x".to_owned(), format!("c{n}")),
         Reference::Misspelt(n) => ("ref.contentfoo".to_owned(), blob(*n).to_string()),
+        Reference::Recent(n) => ("cond.snapshot.overlayfs".to_owned(), format!("usedat<2h|s{n}")),
+        Reference::Stale(n) => {
+            ("cond.snapshot.overlayfs/x".to_owned(), format!("nonsense,usedat>1h60m|s{n}"))
+        }
     }
 }
 
@@ -145,6 +160,10 @@ fn labels(object: &Object) -> Labels {
     for reference in &object.references {
         let (key, value) = label(reference);
         labels.insert(format!("containerd.io/gc.{key}"), value);
+    }
+    if let Some(hours) = object.used {
+        let at = SystemTime::now() - Duration::from_secs(hours * 3600);
+        labels.insert("containerd.io/gc.cond.value-usedat".into(), timestamp::rfc3339(at));
     }
     labels
 }
@@ -258,7 +277,14 @@ pub fn kept(space: &Space) -> BTreeSet<String> {
             } else if flat.contains(name) {
                 flat.extend(needed);
             }
-            let kept_by = object.references.iter().filter_map(backward);
+            // Only blobs and images know conditions, and only snapshots say when they were used.
+            let conditional = object.references.iter().filter_map(|reference| match reference {
+                Reference::Recent(n) => (space.snapshots[*n].used? < 2).then(|| format!("s{n}")),
+                Reference::Stale(n) => (space.snapshots[*n].used? > 2).then(|| format!("s{n}")),
+                _ => None,
+            });
+            let conditional = conditional.filter(|_| name.starts_with(['b', 'i']));
+            let kept_by = object.references.iter().filter_map(backward).chain(conditional);
             if kept_by.into_iter().any(|parent| full.contains(&parent) && all.contains_key(&parent)) {
                 full.insert(name.clone());
             }
