@@ -1,5 +1,6 @@
 //! The differ that everybody has: tar archives, by walking.
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -8,20 +9,94 @@ use corten_types::{Context, Descriptor, Error, Result, ResultExt, media_type};
 
 use crate::apply::{ApplyOptions, apply};
 use crate::differ::{Applied, ApplyRequest, DiffRequest, Differ};
+use crate::make::{Maker, blocking};
+use crate::processor::StreamProcessor;
+
+/// Programs that one layer may pass through.
+const CHAIN: usize = 16;
+const ENCRYPTED: &str = "+encrypted";
 
 /// Applies and makes layers that are tar archives, compressed by gzip, Zstandard or not at all.
 #[derive(Clone, Debug)]
 pub struct Walking {
-    content: Store,
-    mount_folder: PathBuf,
+    maker: Maker,
+    processors: Vec<StreamProcessor>,
+    sync: bool,
 }
 
 impl Walking {
     /// One over a content store; trees that cannot be reached otherwise are mounted below `mount_folder`.
     #[must_use]
     pub fn new(content: Store, mount_folder: PathBuf) -> Self {
-        Self { content, mount_folder }
+        Self { maker: Maker { content, mount_folder }, processors: Vec::new(), sync: false }
     }
+
+    /// The same, and layers pass through these programs first; of those that take a type the last one counts.
+    #[must_use]
+    pub fn with_processors(mut self, processors: Vec<StreamProcessor>) -> Self {
+        self.processors = processors;
+        self
+    }
+
+    /// The same, and all that is applied is on the disk when the call returns.
+    #[must_use]
+    pub fn with_sync(mut self, sync: bool) -> Self {
+        self.sync = sync;
+        self
+    }
+
+    /// The bytes of a layer after all programs that want to have them.
+    fn open(&self, ctx: &Context, request: &ApplyRequest) -> Result<Box<dyn Read + Send>> {
+        let mut media_type = request.layer.media_type.clone();
+        let chosen = self.chain(&mut media_type);
+        let chosen = chosen
+            .with_context(|| format!("failed to get stream processor for {}", request.layer.media_type))?;
+        let mut stream = match &request.source {
+            Some(source) => source.open()?,
+            None => {
+                let blob = self.maker.content.reader(ctx, &request.layer.digest);
+                Box::new(blob.context("failed to get reader from content store")?.stream())
+            }
+        };
+        let mut accepted = request.layer.media_type.as_str();
+        for processor in chosen {
+            let payload = request.payloads.get(&processor.id);
+            stream = processor.start(stream, accepted, payload).with_context(|| {
+                format!("failed to get stream processor for {}", request.layer.media_type)
+            })?;
+            accepted = &processor.returns;
+        }
+        Ok(stream)
+    }
+
+    /// The programs that a layer passes through, the first one first, until it is one that can be extracted.
+    fn chain(&self, media_type: &mut String) -> Result<Vec<&StreamProcessor>> {
+        let mut chosen = Vec::new();
+        loop {
+            match self.processors.iter().rev().find(|processor| processor.takes(media_type)) {
+                Some(_) if chosen.len() >= CHAIN => {
+                    let text = format!("more than {CHAIN} stream processors in a row");
+                    return Err(Error::invalid_argument(text));
+                }
+                Some(processor) => {
+                    media_type.clone_from(&processor.returns);
+                    chosen.push(processor);
+                    if media_type == media_type::OCI_LAYER {
+                        return Ok(chosen);
+                    }
+                }
+                None if is_archive(media_type) => return Ok(chosen),
+                None => {
+                    return Err(Error::not_implemented(format!("no processor for media-type {media_type}")));
+                }
+            }
+        }
+    }
+}
+
+/// Whether it is a tar archive that may be compressed.
+fn is_archive(media_type: &str) -> bool {
+    media_type::is_layer(media_type) && media_type.contains(".tar") && !media_type.ends_with(ENCRYPTED)
 }
 
 #[async_trait]
@@ -35,29 +110,13 @@ impl Differ for Walking {
     }
 
     async fn apply(&self, ctx: &Context, request: &ApplyRequest) -> Result<Applied> {
-        let layer = &request.layer;
-        if !media_type::is_layer(&layer.media_type) || layer.media_type.ends_with("+encrypted") {
-            return Err(Error::not_implemented(format!("no processor for media-type {}", layer.media_type)));
-        }
-        let mut input = match &request.source {
-            Some(source) => source.open()?,
-            None => {
-                let blob = self.content.reader(ctx, &layer.digest);
-                Box::new(blob.context("failed to get reader from content store")?.stream())
-            }
-        };
-        let (mounts, mount_folder) = (request.mounts.clone(), self.mount_folder.clone());
-        let options = ApplyOptions { sync: request.sync, limit: request.limit, mount_folder };
+        let mut input = self.open(ctx, request)?;
+        let (mounts, mount_folder) = (request.mounts.clone(), self.maker.mount_folder.clone());
+        let options = ApplyOptions { sync: request.sync || self.sync, limit: request.limit, mount_folder };
         blocking(move || apply(&mut input, &mounts, &options)).await
     }
 
-    async fn diff(&self, _: &Context, _: &DiffRequest) -> Result<Descriptor> {
-        Err(Error::not_implemented("method Diff not implemented"))
+    async fn diff(&self, ctx: &Context, request: &DiffRequest) -> Result<Descriptor> {
+        self.maker.run(ctx, request).await
     }
-}
-
-/// Runs what waits for the disk where it may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Error::internal(format!("differ: {error}")))?
 }

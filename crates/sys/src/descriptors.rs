@@ -73,6 +73,14 @@ pub fn bequeath(fd: &OwnedFd, number: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Has a program started with a descriptor under this number.
+pub fn hand_over(command: &mut std::process::Command, fd: OwnedFd, number: RawFd) {
+    use std::os::unix::process::CommandExt;
+    let bequeathed = move || bequeath(&fd, number);
+    // SAFETY: in the new process only dup2 or fcntl is called, and no memory is allocated.
+    unsafe { command.pre_exec(bequeathed) };
+}
+
 /// Starts to write a file's changed pages to disk and does not wait for it: a later sync finds less to do.
 /// It is only a hint; file systems that cannot do it are left alone.
 pub fn start_writeback(file: BorrowedFd<'_>) {

@@ -15,7 +15,7 @@ mod task;
 
 pub use bpf::{attach_device_filter, load_device_filter};
 pub use descriptors::{
-    bequeath, close_all_except, close_inherited, close_on_exec, inherited, start_writeback,
+    bequeath, close_all_except, close_inherited, close_on_exec, hand_over, inherited, start_writeback,
 };
 pub use identities::user_namespace;
 pub use links::set_link_up;

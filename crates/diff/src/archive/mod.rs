@@ -1,4 +1,4 @@
-//! Reading tar archives: V7, USTAR, PAX and GNU, with long names, sparse files and extended attributes.
+//! Tar archives. Writing is in `write`; reading understands V7, USTAR, PAX and GNU, with long names, sparse files and extended attributes.
 //!
 //! Where tars disagree about an archive, this reads it as the Go standard library does, since that is what
 //! makes and inspects most images: two programs that see different files in one archive are a way in. What an
@@ -9,10 +9,12 @@ mod header;
 mod pax;
 mod reader;
 mod sparse;
+mod write;
 
 pub(crate) use entry::{Entry, Kind, Time};
 pub(crate) use reader::Reader;
 pub(crate) use sparse::Fragment;
+pub(crate) use write::{Item, Writer};
 
 use std::io;
 
