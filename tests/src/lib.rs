@@ -11,6 +11,7 @@
 pub mod archive;
 pub mod client;
 pub mod command;
+pub mod disk;
 pub mod image;
 pub mod leftovers;
 pub mod node;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use corten_tests::{Entry, ImageBuilder, Layer, Node, Peers, command, tree};
+use corten_tests::disk::{Disk, make_file_system};
+use corten_tests::{Entry, ImageBuilder, Layer, Node, Peers, Scratch, command, tree};
 
 type Tree = BTreeMap<String, String>;
 
@@ -88,8 +89,8 @@ fn kinds() -> Vec<u8> {
 }
 
 /// Names: long, deep, odd, through links, and folders that are never listed.
-fn names() -> Vec<u8> {
-    let long = "n".repeat(255);
+fn names(longest: usize) -> Vec<u8> {
+    let long = "n".repeat(longest);
     let deep = "d/".repeat(80);
     let wide = format!("names/{}/{}", "a".repeat(120), "b".repeat(130));
     layer(&[
@@ -289,8 +290,8 @@ fn forgive_copies(theirs: &Tree, ours: &mut Tree) {
     }
 }
 
-fn plain() -> Vec<Vec<u8>> {
-    vec![attributes(), kinds(), names()]
+fn plain(longest: usize) -> Vec<Vec<u8>> {
+    vec![attributes(), kinds(), names(longest)]
 }
 
 fn stacked() -> Vec<Vec<u8>> {
@@ -299,7 +300,7 @@ fn stacked() -> Vec<Vec<u8>> {
 
 #[test]
 fn files_of_all_kinds_are_unpacked_as_debian_does_on_overlayfs() {
-    let (layers, view) = same_as_debian(plain(), "overlayfs");
+    let (layers, view) = same_as_debian(plain(255), "overlayfs");
     assert_eq!(layers.len(), 3);
     // The comparison would pass if nothing were unpacked.
     assert!(view["bin/ping"].contains("security.capability="), "{}", view["bin/ping"]);
@@ -309,7 +310,7 @@ fn files_of_all_kinds_are_unpacked_as_debian_does_on_overlayfs() {
 
 #[test]
 fn files_of_all_kinds_are_unpacked_as_debian_does_by_copies() {
-    same_as_debian(plain(), "native");
+    same_as_debian(plain(255), "native");
 }
 
 #[test]
@@ -322,4 +323,44 @@ fn layers_hide_and_replace_as_with_debian_on_overlayfs() {
 #[test]
 fn layers_hide_and_replace_as_with_debian_by_copies() {
     same_as_debian(stacked(), "native");
+}
+
+#[test]
+fn all_snapshotters_show_the_same_trees() {
+    let disk = Disk::new("btrfs", 512);
+    let scratch = Scratch::new();
+    make_file_system(&scratch.join("empty"), "ext4", 64);
+    let config = format!(
+        "version = 3\n[plugins.\"io.containerd.snapshotter.v1.btrfs\"]\nroot_path = {:?}\n\
+         [plugins.\"io.containerd.snapshotter.v1.blockfile\"]\nscratch_file = {:?}\n",
+        disk.join("root"),
+        scratch.join("empty")
+    );
+    let node = Node::builder().config(&config).start();
+    // The mkfs.erofs of some releases fails at names of 255 bytes.
+    for layers in [plain(254), stacked()] {
+        let image = image(layers);
+        // A folder that an overlay merges has the attributes of the layer on top alone.
+        for group in [&["overlayfs", "erofs"][..], &["native", "btrfs", "blockfile"]] {
+            let views: Vec<Tree> = group.iter().map(|name| timeless(unpack(&node, &image, name).1)).collect();
+            for (name, view) in group.iter().zip(&views) {
+                let found = tree::differences(view, &views[0]);
+                assert!(found.is_empty(), "{name}, then {}:\n{}", group[0], found.join("\n"));
+            }
+        }
+        node.ctr(["images", "rm", "--sync", "lab/trees:1"]).ok();
+    }
+    node.finish();
+}
+
+/// A tree without the times of folders, which change where nothing marks what is gone, and without what a new
+/// file system has at its top.
+fn timeless(mut tree: Tree) -> Tree {
+    tree.remove("");
+    tree.remove("lost+found");
+    for line in tree.values_mut().filter(|line| line.starts_with('4')) {
+        let time = line.split(' ').nth(3).unwrap().to_owned();
+        *line = line.replacen(&time, "some time", 1);
+    }
+    tree
 }

@@ -7,6 +7,7 @@
 //! visible.
 
 mod differ;
+mod erofs;
 mod walking;
 
 mod apply;
@@ -28,5 +29,6 @@ mod write;
 
 pub use apply::{ApplyOptions, apply, inherit};
 pub use differ::{Applied, ApplyRequest, DiffRequest, Differ, Differs, Source};
+pub use erofs::Erofs;
 pub use processor::StreamProcessor;
 pub use walking::Walking;

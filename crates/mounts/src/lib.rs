@@ -7,6 +7,7 @@ mod options;
 mod target;
 
 mod identities;
+mod loop_device;
 mod mount;
 mod overlay;
 

@@ -9,6 +9,7 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount};
 
 use crate::identities::Identities;
+use crate::loop_device;
 use crate::options::Options;
 use crate::overlay;
 use crate::system;
@@ -23,7 +24,7 @@ const SHOWN: usize = 1024;
 /// Mounts a list, in order. What was mounted is taken away again if one fails.
 ///
 /// # Errors
-/// Those of the kernel, with the mount that failed; NotImplemented for options of the kind `loop`.
+/// Those of the kernel, with the mount that failed.
 pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
     for (index, one) in mounts.iter().enumerate() {
         if let Err(error) = mount_one(one, target) {
@@ -57,17 +58,10 @@ fn mount_one(one: &Mount, folder: &Path) -> Result<()> {
 
 /// Options that the kernel would not understand, or worse, that it would ignore.
 fn check(options: &Options) -> Result<()> {
-    for option in &options.data {
-        let what = match option.split('=').next().unwrap_or_default() {
-            "loop" => "loop devices",
-            name if name.starts_with("X-containerd.") => {
-                return Err(Error::invalid_argument(format!("mount option {option} is not understood here")));
-            }
-            _ => continue,
-        };
-        return Err(Error::not_implemented(format!("mount option {option:?}: {what} are not supported")));
+    match options.data.iter().find(|option| option.starts_with("X-containerd.")) {
+        Some(option) => Err(Error::invalid_argument(format!("mount option {option} is not understood here"))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn by_kernel(
@@ -105,6 +99,9 @@ fn by_kernel(
         return overlay::mount_long(options, place.path());
     }
     let data = text(data)?;
+    if options.on_loop {
+        return loop_device::mount_file(&one.source, place.path(), &one.kind, options, &data);
+    }
     mount(one.source.as_str(), place.path(), one.kind.as_str(), options.flags, data.as_c_str())
         .map_err(system)
 }

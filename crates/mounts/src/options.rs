@@ -13,6 +13,8 @@ pub(crate) struct Options {
     pub bind: bool,
     pub recursive: bool,
     pub remount: bool,
+    /// The source is a file, and a loop device stands for it.
+    pub on_loop: bool,
     /// For the file system.
     pub data: Vec<String>,
 }
@@ -54,6 +56,7 @@ impl Options {
             bind: false,
             recursive: false,
             remount: false,
+            on_loop: false,
             data: Vec::new(),
         };
         for option in options {
@@ -74,6 +77,7 @@ impl Options {
             "bind" => self.bind = true,
             "rbind" => (self.bind, self.recursive) = (true, true),
             "remount" => self.remount = true,
+            "loop" => self.on_loop = true,
             other => match propagation(other) {
                 Some(propagation) => self.propagation.push(propagation),
                 None => self.data.push(other.to_owned()),
@@ -103,9 +107,9 @@ mod tests {
 
     #[test]
     fn options_are_told_apart_and_the_last_word_counts() {
-        let words = "defaults,rbind,ro,nosuid,suid,nodev,rslave,private,lowerdir=/a:/b,remount,ro,rw";
+        let words = "defaults,loop,rbind,ro,nosuid,suid,nodev,rslave,private,lowerdir=/a:/b,remount,ro,rw";
         let parsed = Options::parse(&words.split(',').map(str::to_owned).collect::<Vec<_>>());
-        assert!(parsed.bind && parsed.recursive && parsed.remount);
+        assert!(parsed.bind && parsed.recursive && parsed.remount && parsed.on_loop);
         assert_eq!(parsed.flags, MountFlags::NODEV);
         assert_eq!(parsed.cleared, MountFlags::NOSUID | MountFlags::RDONLY);
         let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;

@@ -149,10 +149,36 @@ fn a_list_is_mounted_whole_or_not_at_all_and_the_error_says_which() {
 }
 
 #[test]
+fn files_are_mounted_by_loop_devices_that_go_with_the_mount() {
+    let lab = Lab::new(&["target"]);
+    let file = lab.at("disk");
+    std::fs::File::create(&file).unwrap().set_len(8 << 20).unwrap();
+    let made = std::process::Command::new("/sbin/mkfs.ext4").arg("-q").arg(&file).status().unwrap();
+    assert!(made.success());
+    let devices = || {
+        let all = std::fs::read_dir("/sys/block").unwrap().flatten();
+        let files = all.filter_map(|it| std::fs::read_to_string(it.path().join("loop/backing_file")).ok());
+        files.filter(|name| name.trim() == lab.text("disk")).count()
+    };
+    for (mode, written) in [("rw", true), ("ro", false)] {
+        mount_all(&[mount_of("ext4", &lab.text("disk"), &["loop", mode])], &lab.at("target")).unwrap();
+        assert_eq!(devices(), 1);
+        assert_eq!(std::fs::write(lab.at("target/file"), "x").is_ok(), written);
+        assert!(lab.at("target/file").exists());
+        corten_mounts::unmount_all(&lab.at("target")).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while devices() > 0 {
+            assert!(std::time::Instant::now() < end, "the loop device stays");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+    let missing = mount_all(&[mount_of("ext4", &lab.text("missing"), &["loop"])], &lab.at("target"));
+    assert!(missing.unwrap_err().is_not_found());
+}
+
+#[test]
 fn options_that_cannot_be_honoured_are_refused() {
     let lab = Lab::new(&["source", "target"]);
-    let error = mount_all(&[lab.bind("source", &["rbind", "loop"])], &lab.at("target")).unwrap_err();
-    assert_eq!(error.class(), ErrorClass::NotImplemented, "{error}");
     let error = mount_all(&[lab.bind("source", &["X-containerd.mkdir.path=/x"])], &lab.at("target"));
     assert_eq!(error.unwrap_err().class(), ErrorClass::InvalidArgument);
     assert!(mount_points_below(&lab.at("target")).unwrap().is_empty());

@@ -8,9 +8,11 @@ mod bpf;
 mod descriptors;
 mod identities;
 mod links;
+mod loops;
 mod memory;
 mod mounts;
 mod process;
+mod subvolumes;
 mod task;
 
 pub use bpf::{attach_device_filter, load_device_filter};
@@ -19,9 +21,11 @@ pub use descriptors::{
 };
 pub use identities::user_namespace;
 pub use links::set_link_up;
+pub use loops::attach_loop;
 pub use memory::{economize_heap, trim_heap};
 pub use mounts::{MountChange, change_mount, detached_clone, read_only_clone};
 pub use process::{NewProcess, Program, clone_process, execute, fork, kill, spawn};
+pub use subvolumes::{create_subvolume, destroy_subvolume, snapshot_subvolume, subvolume_id};
 pub use task::{
     Scheduling, join_session_keyring, set_domain_name, set_groups, set_io_priority, set_personality,
     set_scheduling, unshare,

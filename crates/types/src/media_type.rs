@@ -12,6 +12,8 @@ pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// OCI layer, zstd.
 pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// Layer that is an erofs image.
+pub const EROFS_LAYER: &str = "application/vnd.erofs.layer.v1";
 /// Docker manifest list.
 pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker manifest, schema 2.
@@ -47,5 +49,11 @@ pub fn is_layer(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.oci.image.layer.")
         || media_type.starts_with("application/vnd.docker.image.rootfs.diff.tar")
         || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.diff.tar")
-        || media_type == "application/vnd.erofs.layer.v1"
+        || is_erofs_layer(media_type)
+}
+
+/// Whether content of this type is a layer that is an erofs image.
+#[must_use]
+pub fn is_erofs_layer(media_type: &str) -> bool {
+    media_type == EROFS_LAYER || media_type.ends_with(".erofs")
 }

@@ -7,18 +7,21 @@ use std::sync::Arc;
 
 use corten_config::Config;
 use corten_content::{Policy, Store};
-use corten_diff::{Differs, Walking};
+use corten_diff::{Differ, Differs, Walking};
 use corten_events::Exchange;
 use corten_images::ImageService;
 use corten_metadata::{
     Collector, CollectorOptions, Containers, Database, Images, Leases, Namespaces, Sandboxes, Sweeper,
 };
 use corten_runtime::{SandboxControllers, StoredRecords, Tasks, Timeouts};
-use corten_snapshots::{Backend, Native, Overlay, OverlayOptions, Snapshots};
+use corten_snapshots::{
+    Backend, Blockfile, BlockfileOptions, Btrfs, Erofs, ErofsOptions, Native, Overlay, OverlayOptions,
+    Snapshots,
+};
 use corten_types::{Error, Result};
 
 use crate::plugins::Plugins;
-use crate::plugins::parts::{CONTENT, GC, METADATA, RUNTIME, SHIM, SNAPSHOTTER};
+use crate::plugins::parts::{CONTENT, DIFFER, GC, METADATA, RUNTIME, SERVICE, SHIM, SNAPSHOTTER};
 use crate::services::Services;
 
 /// Opens what is on disk and starts what works by itself.
@@ -45,8 +48,7 @@ pub fn services(config: &Config, mut plugins: Plugins) -> Result<(Database, Serv
         entry.export("log-uri-schemes", corten_runtime::LOG_URI_SCHEMES);
         Ok(())
     })?;
-    let walking = Walking::new(content.clone(), config.root.join("tmpmounts"));
-    let differs = Differs::new(vec![Arc::new(walking)]);
+    let differs = differs(config, &mut plugins, &content)?;
     let image_service = ImageService::new(
         content.clone(),
         snapshots.clone(),
@@ -132,6 +134,28 @@ fn backends(config: &Config, plugins: &mut Plugins) -> Result<Vec<Arc<dyn Backen
         backends.extend(opened);
         Ok::<(), Error>(())
     };
+    open("blockfile", &|folder, uri| {
+        let defaults = BlockfileOptions::default();
+        let options = BlockfileOptions {
+            scratch_file: config.text(uri, "scratch_file").into(),
+            fs_type: match config.text(uri, "fs_type") {
+                "" => defaults.fs_type,
+                kind => kind.to_owned(),
+            },
+            mount_options: config.texts(uri, "mount_options"),
+            recreate_scratch: config.flag(uri, "recreate_scratch"),
+        };
+        Ok(Arc::new(Blockfile::open(folder, options)?))
+    })?;
+    open("btrfs", &|folder, _| Ok(Arc::new(Btrfs::open(folder)?)))?;
+    open("erofs", &|folder, uri| {
+        let options = ErofsOptions {
+            ovl_mount_options: config.texts(uri, "ovl_mount_options"),
+            set_immutable: config.flag(uri, "set_immutable"),
+            mkfs_options: config.texts(&self::uri(DIFFER, "erofs"), "mkfs_options"),
+        };
+        Ok(Arc::new(Erofs::open(folder, options)?))
+    })?;
     open("native", &|folder, _| Ok(Arc::new(Native::open(folder)?)))?;
     open("overlayfs", &|folder, uri| {
         let options = OverlayOptions {
@@ -143,6 +167,22 @@ fn backends(config: &Config, plugins: &mut Plugins) -> Result<Vec<Arc<dyn Backen
         Ok(Arc::new(Overlay::open(folder, options)?))
     })?;
     Ok(backends)
+}
+
+/// The differs, in the order in which they are tried.
+fn differs(config: &Config, plugins: &mut Plugins, content: &Store) -> Result<Differs> {
+    let walking = Walking::new(content.clone(), config.root.join("tmpmounts"));
+    let erofs =
+        plugins.load(DIFFER, "erofs", |_| corten_diff::Erofs::open(content.clone(), walking.clone()))?;
+    let mut list: Vec<Arc<dyn Differ>> = Vec::new();
+    for name in config.texts(&uri(SERVICE, "diff-service"), "default") {
+        match name.as_str() {
+            "walking" => list.push(Arc::new(walking.clone())),
+            "erofs" => list.extend(erofs.clone().map(|erofs| Arc::new(erofs) as _)),
+            _ => tracing::warn!(differ = name, "a differ that is configured is not there"),
+        }
+    }
+    Ok(Differs::new(list))
 }
 
 /// Where a snapshotter keeps its data: below the daemon's root, unless it is told otherwise.
