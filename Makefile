@@ -42,6 +42,13 @@ test: ## everything that can be tested here; ONLY=pattern for some of it
 	cargo build --workspace --bins
 	PEERS=$(PEERS) cargo nextest run --workspace --no-fail-fast $(if $(ONLY),-E 'test($(ONLY))')
 
+.PHONY: test-differential
+test-differential: ## the tables of requests and answers, on our daemon and on Debian's containerd 2.1
+	@scripts/setup test
+	@scripts/peers $(PEERS) containerd-2.1 oci
+	cargo build -p containerd -p ctr
+	PEERS=$(PEERS) cargo nextest run -p corten-tests --test conformance --no-fail-fast
+
 .PHONY: lint
 lint: ## formatting and clippy, warnings are errors
 	cargo fmt --all --check

@@ -9,6 +9,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     collect(Path::new("proto"), &mut files)?;
     files.sort();
     let descriptors = protox::compile(&files, ["proto"])?;
+    let mut described = descriptors.clone();
+    described.file.iter_mut().for_each(|file| file.source_code_info = None);
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&described))?;
 
     prost_build::Config::new()
         .enable_type_names()
@@ -23,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .compile_fds(descriptors.clone())?;
 
     if std::env::var_os("CARGO_FEATURE_GRPC").is_some() {
-        let out = PathBuf::from(std::env::var("OUT_DIR")?).join("services");
+        let out = out.join("services");
         std::fs::create_dir_all(&out)?;
         let mut builder =
             tonic_prost_build::configure().build_transport(false).out_dir(&out).include_file("services.rs");

@@ -11,7 +11,7 @@ mod convert;
 pub mod keys;
 mod status;
 
-pub use any::{message_name, pack, unpack};
+pub use any::{is_registered, message_name, pack, unpack};
 pub use status::{code_of, error_of, from_rpc_status, rpc_status};
 #[cfg(feature = "grpc")]
 pub use status::{from_status, to_status};
@@ -39,6 +39,9 @@ pub use messages::containerd::v1::types as task_types;
 pub use messages::google::rpc;
 pub use messages::io::containerd::cgroups::{v1 as cgroups_v1, v2 as cgroups_v2};
 pub use messages::runtimeoptions::v1 as runtimeoptions;
+
+/// The descriptions of all messages and services, an encoded `FileDescriptorSet`: for what works on any of them.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The services of the daemon: messages, and with the feature `grpc` clients and servers.
 pub mod services {

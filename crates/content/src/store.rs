@@ -57,7 +57,7 @@ pub struct IngestStatus {
 
 impl Fields for IngestStatus {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
-        (path == ["ref"]).then_some(Cow::Borrowed(&self.reference))
+        (path.first() == Some(&"ref")).then_some(Cow::Borrowed(&self.reference))
     }
 }
 

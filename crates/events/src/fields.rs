@@ -25,8 +25,8 @@ impl<'a> EnvelopeFields<'a> {
 impl Fields for EnvelopeFields<'_> {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         match path {
-            ["namespace"] => text(&self.envelope.namespace),
-            ["topic"] => text(&self.envelope.topic),
+            ["namespace", ..] => text(&self.envelope.namespace),
+            ["topic", ..] => text(&self.envelope.topic),
             ["event", rest @ ..] => self.event.as_ref()?.field(rest),
             _ => None,
         }
@@ -38,9 +38,8 @@ macro_rules! fields {
         $(impl Fields for Known<$module::$type> {
             fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
                 match path {
-                    $([name] if *name == stringify!($field) => text(&self.0.$field),)*
+                    $([name, ..] if *name == on_the_wire(stringify!($field)) => text(&self.0.$field),)*
                     $(["labels", rest @ ..] => label(rest, &self.0.$labels),)?
-                    ["runtime", "name"] => None,
                     _ => None,
                 }
             }
@@ -63,6 +62,11 @@ macro_rules! fields {
 }
 
 struct Known<M>(M);
+
+/// The name of a field in its description.
+fn on_the_wire(field: &str) -> &str {
+    if field == "media_type" { "mediaType" } else { field }
+}
 
 fields! {
     events::ContainerUpdate { id, image, snapshot_key } labels labels;
@@ -95,9 +99,9 @@ fields! {
 impl Fields for Known<events::ContainerCreate> {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         match path {
-            ["id"] => text(&self.0.id),
-            ["image"] => text(&self.0.image),
-            ["runtime", "name"] => text(&self.0.runtime.as_ref()?.name),
+            ["id", ..] => text(&self.0.id),
+            ["image", ..] => text(&self.0.image),
+            ["runtime", "name", ..] => text(&self.0.runtime.as_ref()?.name),
             _ => None,
         }
     }
@@ -107,13 +111,13 @@ impl Fields for Known<events::TaskCreate> {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         let io = self.0.io.as_ref();
         match path {
-            ["container_id"] => text(&self.0.container_id),
-            ["bundle"] => text(&self.0.bundle),
-            ["checkpoint"] => text(&self.0.checkpoint),
-            ["io", "stdin"] => text(&io?.stdin),
-            ["io", "stdout"] => text(&io?.stdout),
-            ["io", "stderr"] => text(&io?.stderr),
-            ["io", "terminal"] => Some(Cow::Borrowed(if io?.terminal { "true" } else { "false" })),
+            ["container_id", ..] => text(&self.0.container_id),
+            ["bundle", ..] => text(&self.0.bundle),
+            ["checkpoint", ..] => text(&self.0.checkpoint),
+            ["io", "stdin", ..] => text(&io?.stdin),
+            ["io", "stdout", ..] => text(&io?.stdout),
+            ["io", "stderr", ..] => text(&io?.stderr),
+            ["io", "terminal", ..] => Some(Cow::Borrowed(if io?.terminal { "true" } else { "false" })),
             _ => None,
         }
     }

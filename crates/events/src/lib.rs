@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 
 /// Envelopes that may wait for one subscriber before it is cut off.
 const QUEUE: usize = 65_536;
+/// Seconds of the time that Go takes for none.
+const GO_EPOCH: i64 = -62_135_596_800;
 
 /// Where events meet their subscribers. Clones are the same exchange.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +59,8 @@ impl Exchange {
     pub fn forward(&self, envelope: Envelope) -> Result<()> {
         Namespace::new(envelope.namespace.as_str()).context("event envelope has invalid namespace")?;
         topic::validate(&envelope.topic)?;
-        if envelope.timestamp.is_none() {
+        let unset = |time: &prost_types::Timestamp| (time.seconds, time.nanos) == (GO_EPOCH, 0);
+        if envelope.timestamp.as_ref().is_none_or(unset) {
             return Err(Error::invalid_argument("timestamp must be set on forwarded event"));
         }
         self.send(envelope);

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use corten_api::events as told;
 use corten_events::Exchange;
 use corten_types::filter::{Fields, label};
-use corten_types::{Context, Digest, Error, Filter, Labels, Result, labels};
+use corten_types::{Context, Digest, Error, Filter, Labels, Result, ResultExt, labels};
 
 use crate::database::Database;
 use crate::ingests::{self, IngestRecord};
@@ -59,7 +59,7 @@ impl BlobRecord {
 impl Fields for BlobRecord {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         match path {
-            ["digest"] => Some(Cow::Borrowed(self.digest.as_str())),
+            ["digest", ..] => Some(Cow::Borrowed(self.digest.as_str())),
             ["labels", rest @ ..] => label(rest, &self.labels),
             _ => None,
         }
@@ -141,7 +141,7 @@ impl Blobs {
     /// # Errors
     /// InvalidArgument; NotFound for the lease.
     pub fn check_commit(&self, ctx: &Context, labels: &Labels) -> Result<()> {
-        labels::validate(labels)?;
+        labels::validate(labels).context("info.Labels")?;
         leases::check(&self.database.read()?, ctx)
     }
 
@@ -158,7 +158,7 @@ impl Blobs {
         size: u64,
         mut labels: Labels,
     ) -> Result<()> {
-        labels::validate(&labels)?;
+        labels::validate(&labels).context("info.Labels")?;
         labels::drop_empty(&mut labels);
         let (owned, ingest, stored) = (ctx.clone(), ingest.clone(), digest.clone());
         let change = move |tx: &mut Tx<'_>| {
@@ -233,7 +233,7 @@ impl Blobs {
                         return Err(Error::invalid_argument(text));
                     }
                 }
-                labels::validate(&blob.labels)?;
+                labels::validate(&blob.labels).context("info.Labels")?;
                 labels::drop_empty(&mut blob.labels);
                 blob.updated_at = SystemTime::now();
                 put(tx, &key(&ctx, &digest)?, &blob.record());

@@ -8,10 +8,11 @@ use corten_api::events as told;
 use corten_events::Exchange;
 use corten_types::filter::{Fields, label, text};
 use corten_types::{
-    Any, Context, Error, ErrorClass, Filter, Labels, Namespace, Result, ResultExt, identifier, labels,
+    Any, Context, Error, ErrorClass, Labels, Namespace, Result, ResultExt, identifier, labels,
 };
 
 use crate::database::Database;
+use crate::filters;
 use crate::keys::{Key, Kind};
 use crate::mask::apply_map;
 use crate::namespaces;
@@ -75,9 +76,9 @@ impl Default for Container {
 impl Fields for Container {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         match path {
-            ["id"] => text(&self.id),
-            ["runtime", "name"] => text(&self.runtime.name),
-            ["image"] => text(&self.image),
+            ["id", ..] => text(&self.id),
+            ["runtime", "name", ..] => text(&self.runtime.name),
+            ["image", ..] => text(&self.image),
             ["labels", rest @ ..] => label(rest, &self.labels),
             _ => None,
         }
@@ -121,7 +122,7 @@ impl Container {
     fn validate(&self) -> Result<()> {
         identifier::validate(&self.id).context("container.ID")?;
         if self.extensions.keys().any(String::is_empty) {
-            return Err(Error::invalid_argument("extension keys must not be zero-length"));
+            return Err(Error::invalid_argument("container.Extension keys must not be zero-length"));
         }
         labels::validate(&self.labels).context("containers.Labels")?;
         if self.runtime.name.is_empty() {
@@ -173,8 +174,7 @@ impl Containers {
     /// # Errors
     /// InvalidArgument for a malformed filter.
     pub fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Container>> {
-        let filter = Filter::parse(filters)
-            .map_err(|error| Error::bare(error.class(), format!("{error}: {}", error.class().text())))?;
+        let filter = filters::parse(filters)?;
         let mut found = Vec::new();
         scan(&self.database.read()?, Kind::Container, &[ctx.namespace.as_str()], |mut parts, record| {
             let container = Container::from_record(parts.pop().unwrap_or_default(), record);
@@ -231,15 +231,23 @@ impl Containers {
         let namespace = ctx.namespace.clone();
         let change = move |tx: &mut Tx<'_>| {
             let missing = || Error::not_found(format!("container {:?}", new.id));
-            let mut container = read(tx, &namespace, &new.id)?.ok_or_else(missing)?;
+            let before = read(tx, &namespace, &new.id)?.ok_or_else(missing)?;
+            let mut container = before.clone();
             merge(&mut container, &new, &paths)?;
             container.validate().context("update failed validation")?;
-            if !paths.is_empty() && container.spec.is_none() {
+            let named = paths.is_empty() || paths.iter().any(|path| path == "spec");
+            if before.spec.is_none() && !named {
                 return Err(Error::invalid_argument("update failed validation: container.Spec must be set"));
             }
             labels::drop_empty(&mut container.labels);
             container.updated_at = SystemTime::now();
-            put(tx, &key(&namespace, &new.id)?, &container.record());
+            // The answer shows what was asked for; what it does not name stays in the record (spec 01 §1).
+            let mut stored = container.clone();
+            stored.spec = stored.spec.or(before.spec);
+            before.extensions.into_iter().for_each(|(name, value)| {
+                stored.extensions.entry(name).or_insert(value);
+            });
+            put(tx, &key(&namespace, &new.id)?, &stored.record());
             Ok(container)
         };
         let container = self.database.write(change).await?;
@@ -305,8 +313,7 @@ fn merge(old: &mut Container, new: &Container, paths: &[String]) -> Result<()> {
                 true
             }
             "extensions" => {
-                // What is not named stays (spec 01 §1).
-                old.extensions.extend(new.extensions.clone());
+                old.extensions.clone_from(&new.extensions);
                 true
             }
             path => {

@@ -7,10 +7,11 @@ use corten_api::services::images as told;
 use corten_events::Exchange;
 use corten_types::filter::{Fields, label, text};
 use corten_types::{
-    Context, Descriptor, Digest, Error, ErrorClass, Filter, Labels, Namespace, Result, labels,
+    Context, Descriptor, Digest, Error, ErrorClass, Labels, Namespace, Result, ResultExt, labels,
 };
 
 use crate::database::Database;
+use crate::filters;
 use crate::graph::EXPIRE;
 use crate::keys::{Key, Kind};
 use crate::mask::apply_map;
@@ -69,7 +70,7 @@ impl Image {
         if self.name.is_empty() {
             return Err(Error::bare(ErrorClass::InvalidArgument, "Image.Name required"));
         }
-        labels::validate(&self.labels)?;
+        labels::validate(&self.labels).context("image.Labels")?;
         if self.target.size <= 0 {
             return Err(Error::invalid_argument("target.Size must be greater than zero"));
         }
@@ -83,9 +84,9 @@ impl Image {
 impl Fields for Image {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         match path {
-            ["name"] => text(&self.name),
-            ["target", "digest"] => text(self.target.digest.as_str()),
-            ["target", "mediatype"] => text(&self.target.media_type),
+            ["name", ..] => text(&self.name),
+            ["target", "digest", ..] => text(self.target.digest.as_str()),
+            ["target", "mediatype", ..] => text(&self.target.media_type),
             ["labels", rest @ ..] => label(rest, &self.labels),
             ["annotations", rest @ ..] => label(rest, &self.target.annotations),
             _ => None,
@@ -129,7 +130,7 @@ impl Images {
     /// # Errors
     /// InvalidArgument for a malformed filter.
     pub fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Image>> {
-        let filter = Filter::parse(filters)?;
+        let filter = filters::parse(filters)?;
         let mut found = Vec::new();
         scan(&self.database.read()?, Kind::Image, &[ctx.namespace.as_str()], |mut parts, record| {
             let name = parts.pop().unwrap_or_default();
@@ -235,19 +236,19 @@ impl Images {
     ///
     /// # Errors
     /// NotFound.
-    pub async fn delete(&self, ctx: &Context, name: &str, target: Option<Digest>) -> Result<()> {
-        let (namespace, owned) = (ctx.namespace.clone(), name.to_owned());
+    pub async fn delete(&self, ctx: &Context, name: &str, target: Option<String>) -> Result<()> {
+        let (ctx2, owned) = (ctx.clone(), name.to_owned());
         let change = move |tx: &mut Tx<'_>| {
-            let image = read(tx, &namespace, &owned)?;
-            if let Some(target) = target.filter(|target| *target != image.target.digest) {
+            let image = read(tx, &ctx2.namespace, &owned)?;
+            if let Some(target) = target.filter(|target| target != image.target.digest.as_str()) {
                 return Err(Error::not_found(format!(
                     "image {owned:?} has target {}, not {target}",
                     image.target.digest
                 )));
             }
-            tx.remove(&key(&namespace, &owned)?);
+            tx.remove(&key(&ctx2.namespace, &owned)?);
             tx.note_deletion();
-            Ok(())
+            leases::detach(tx, &ctx2, "images", &owned)
         };
         self.database.write(change).await?;
         self.exchange.publish(&ctx.namespace, "/images/delete", &told::ImageDelete { name: name.to_owned() });

@@ -5,11 +5,10 @@ use std::time::SystemTime;
 
 use base64::Engine as _;
 use corten_types::filter::{Fields, label, text};
-use corten_types::{
-    Context, Digest, Error, ErrorClass, Filter, Labels, Namespace, Result, labels, timestamp,
-};
+use corten_types::{Context, Digest, Error, ErrorClass, Labels, Namespace, Result, labels, timestamp};
 
 use crate::database::Database;
+use crate::filters;
 use crate::keys::{Key, Kind};
 use crate::namespaces;
 use crate::records::{self, get, put, scan, stamp, time};
@@ -38,7 +37,7 @@ pub struct Resource {
 impl Fields for Lease {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         match path {
-            ["id"] => text(&self.id),
+            ["id", ..] => text(&self.id),
             ["labels", rest @ ..] => label(rest, &self.labels),
             _ => None,
         }
@@ -116,9 +115,8 @@ impl Leases {
     /// Makes a lease; an empty id gets a generated one.
     ///
     /// # Errors
-    /// AlreadyExists; InvalidArgument for labels that are too long.
+    /// AlreadyExists. Labels of leases may be of any length.
     pub async fn create(&self, ctx: &Context, id: &str, mut labels: Labels) -> Result<Lease> {
-        labels::validate(&labels)?;
         labels::drop_empty(&mut labels);
         let id = if id.is_empty() { generated() } else { id.to_owned() };
         let (namespace, lease) = (ctx.namespace.clone(), Lease { id, created_at: SystemTime::now(), labels });
@@ -157,7 +155,7 @@ impl Leases {
     /// # Errors
     /// InvalidArgument for a malformed filter.
     pub fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Lease>> {
-        let filter = Filter::parse(filters)?;
+        let filter = filters::parse(filters)?;
         let mut found = Vec::new();
         scan(
             &self.database.read()?,
@@ -247,13 +245,16 @@ fn check_type(resource: &Resource) -> Result<()> {
                 Err(Error::invalid_argument(format!("invalid content resource id {}: {error}", resource.id)))
             }
         },
+        ["images" | "ingests" | "snapshots", ..] if resource.id.is_empty() => {
+            Err(Error::invalid_argument("key required"))
+        }
         ["images" | "ingests"] => Ok(()),
         ["snapshots", name] if !name.is_empty() => Ok(()),
         ["snapshots", ..] => {
-            Err(Error::invalid_argument(format!("invalid snapshot resource type {:?}", resource.kind)))
+            Err(Error::invalid_argument(format!("invalid snapshot resource type {}", resource.kind)))
         }
         ["content" | "images" | "ingests", ..] => {
-            Err(Error::invalid_argument(format!("invalid resource type {:?}", resource.kind)))
+            Err(Error::invalid_argument(format!("invalid resource type {}", resource.kind)))
         }
         _ => Err(Error::new(
             ErrorClass::NotImplemented,

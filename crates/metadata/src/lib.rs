@@ -29,6 +29,7 @@ mod snapshots;
 
 mod collector;
 mod condition;
+mod filters;
 mod graph;
 mod mark;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use corten_api::events as told;
 use corten_events::Exchange;
-use corten_types::{Error, ErrorClass, Labels, Namespace, Result, labels};
+use corten_types::{Error, ErrorClass, Labels, Namespace, Result, ResultExt, labels};
 
 use crate::database::Database;
 use crate::keys::{Key, Kind};
@@ -71,11 +71,11 @@ impl Namespaces {
     ///
     /// # Errors
     /// AlreadyExists; InvalidArgument for labels that are too long.
-    pub async fn create(&self, namespace: Namespace, mut labels: Labels) -> Result<Labels> {
-        labels::validate(&labels)?;
-        labels::drop_empty(&mut labels);
+    pub async fn create(&self, namespace: Namespace, labels: Labels) -> Result<()> {
+        labels::validate(&labels).context("namespace.Labels")?;
         let event = told::NamespaceCreate { name: namespace.to_string(), labels: labels.clone() };
-        let (name, stored) = (namespace.clone(), labels.clone());
+        let (name, mut stored) = (namespace.clone(), labels);
+        labels::drop_empty(&mut stored);
         let change = move |tx: &mut Tx<'_>| {
             let key = Key::new(Kind::Namespace, &[name.as_str()])?;
             if tx.get_bytes(key.bytes())?.is_some() {
@@ -86,7 +86,7 @@ impl Namespaces {
         };
         self.database.write(change).await?;
         self.exchange.publish(&namespace, "/namespaces/create", &event);
-        Ok(labels)
+        Ok(())
     }
 
     /// Sets labels: those that `paths` names (`labels.K`), or all when it names none.
@@ -94,7 +94,7 @@ impl Namespaces {
     /// # Errors
     /// InvalidArgument for another path.
     pub async fn update(&self, namespace: Namespace, new: Labels, paths: Vec<String>) -> Result<Labels> {
-        labels::validate(&new)?;
+        labels::validate(&new).context("namespace.Labels")?;
         if let Some(path) = paths.iter().find(|path| !path.starts_with("labels.")) {
             return Err(Error::bare(ErrorClass::InvalidArgument, format!("cannot update {path:?} field")));
         }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use corten_types::filter::{Fields, label};
-use corten_types::{Any, Context, Error, Filter, Labels, Namespace, Result, ResultExt, identifier, labels};
+use corten_types::{Any, Context, Error, Labels, Namespace, Result, ResultExt, identifier, labels};
 
 use crate::database::Database;
+use crate::filters;
 use crate::keys::{Key, Kind};
 use crate::mask::apply_map;
 use crate::namespaces;
@@ -40,7 +41,7 @@ pub struct Sandbox {
 impl Fields for Sandbox {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         match path {
-            ["id"] => Some(Cow::Borrowed(&self.id)),
+            ["id", ..] => Some(Cow::Borrowed(&self.id)),
             ["labels", rest @ ..] => label(rest, &self.labels),
             _ => None,
         }
@@ -122,7 +123,7 @@ impl Sandboxes {
     /// # Errors
     /// InvalidArgument for a malformed filter.
     pub fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Sandbox>> {
-        let filter = Filter::parse(filters)?;
+        let filter = filters::parse(filters)?;
         let mut found = Vec::new();
         scan(&self.database.read()?, Kind::Sandbox, &[ctx.namespace.as_str()], |mut parts, record| {
             let sandbox = Sandbox::from_record(parts.pop().unwrap_or_default(), record);
@@ -142,7 +143,6 @@ impl Sandboxes {
         identifier::validate(&sandbox.id)
             .context("invalid sandbox ID")
             .context("failed to validate sandbox")?;
-        labels::validate(&sandbox.labels)?;
         labels::drop_empty(&mut sandbox.labels);
         sandbox.created_at = SystemTime::now();
         sandbox.updated_at = sandbox.created_at;
@@ -173,7 +173,8 @@ impl Sandboxes {
         let ctx = ctx.clone();
         self.database
             .write(move |tx| {
-                let mut sandbox = existing(tx, &ctx, &new.id)?;
+                let before = existing(tx, &ctx, &new.id)?;
+                let mut sandbox = before.clone();
                 if paths.is_empty() && sandbox.runtime != new.runtime {
                     return Err(Error::invalid_argument("sandbox.Runtime.Name field is immutable"));
                 }
@@ -181,10 +182,16 @@ impl Sandboxes {
                 for path in if paths.is_empty() { &all[..] } else { &paths[..] } {
                     merge(&mut sandbox, &new, path)?;
                 }
-                labels::validate(&sandbox.labels)?;
                 labels::drop_empty(&mut sandbox.labels);
                 sandbox.updated_at = SystemTime::now();
-                put(tx, &key(&ctx, &new.id)?, &sandbox.record());
+                // The answer shows what was asked for; what it does not name stays in the record.
+                let mut stored = sandbox.clone();
+                stored.spec = stored.spec.or(before.spec);
+                stored.options = stored.options.or(before.options);
+                before.extensions.into_iter().for_each(|(name, value)| {
+                    stored.extensions.entry(name).or_insert(value);
+                });
+                put(tx, &key(&ctx, &new.id)?, &stored.record());
                 Ok(sandbox)
             })
             .await
@@ -200,7 +207,9 @@ impl Sandboxes {
             .write(move |tx: &mut Tx<'_>| {
                 let key = key(&ctx, &id)?;
                 if tx.get_bytes(key.bytes())?.is_none() {
-                    return Err(Error::not_found(format!("failed to delete sandbox {id:?}")));
+                    let ever = tx.get_bytes(ever_key(&ctx.namespace)?.bytes())?.is_some();
+                    let text = format!("failed to delete sandbox {id:?}");
+                    return Err(Error::not_found(if ever { text.as_str() } else { "no sandbox buckets" }));
                 }
                 tx.remove(&key);
                 tx.note_deletion();

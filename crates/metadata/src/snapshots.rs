@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use corten_api::events as told;
 use corten_events::Exchange;
 use corten_types::filter::{Fields, label, text};
-use corten_types::{Context, Error, Filter, Labels, Namespace, Result, labels};
+use corten_types::{Context, Error, Filter, Labels, Namespace, Result, ResultExt, labels};
 
 use crate::database::Database;
 use crate::keys::{self, Key};
@@ -94,9 +94,9 @@ pub struct NewSnapshot {
 impl Fields for SnapshotRecord {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         match path {
-            ["kind"] => text(self.kind.text()),
-            ["name"] => Some(Cow::Borrowed(&self.name)),
-            ["parent"] => Some(Cow::Borrowed(&self.parent)),
+            ["kind", ..] => text(self.kind.text()),
+            ["name", ..] => Some(Cow::Borrowed(&self.name)),
+            ["parent", ..] => Some(Cow::Borrowed(&self.parent)),
             ["labels", rest @ ..] => label(rest, &self.labels),
             _ => None,
         }
@@ -256,7 +256,10 @@ impl SnapshotRecords {
     /// # Errors
     /// AlreadyExists, NotFound and InvalidArgument for the parent, NotFound for the lease.
     pub async fn check_new(&self, ctx: &Context, new: &NewSnapshot) -> Result<()> {
-        labels::validate(&new.labels)?;
+        if new.key.is_empty() {
+            return Err(Error::invalid_argument("snapshot key must not be empty"));
+        }
+        labels::validate(&new.labels).context("info.Labels")?;
         let view = self.database.read()?;
         leases::check(&view, ctx)?;
         if let Some((name, text)) = obstacle(&view, ctx, new)? {
@@ -274,7 +277,7 @@ impl SnapshotRecords {
     /// # Errors
     /// As [`SnapshotRecords::check_new`].
     pub async fn create(&self, ctx: &Context, new: NewSnapshot, id: u64) -> Result<SnapshotRecord> {
-        labels::validate(&new.labels)?;
+        labels::validate(&new.labels).context("info.Labels")?;
         let (owned, kind) = (ctx.clone(), new.kind);
         let change = move |tx: &mut Tx<'_>| {
             if let Some((name, text)) = obstacle(tx, &owned, &new)? {
@@ -324,8 +327,9 @@ impl SnapshotRecords {
         let snapshot = existing(&self.database.read()?, ctx, snapshotter, key)?;
         if snapshot.kind == Kind::Committed {
             let shown = snapshot.shown(&ctx.namespace);
+            let wanted = if snapshotter == "native" { "snapshot" } else { "active" };
             return Err(Error::failed_precondition(format!(
-                "failed to get active mount: requested snapshot {shown} not active or view"
+                "failed to get {wanted} mount: requested snapshot {shown} not active or view"
             )));
         }
         Ok(snapshot)
@@ -362,7 +366,7 @@ impl SnapshotRecords {
         mut labels: Labels,
         (size, inodes): (u64, u64),
     ) -> Result<()> {
-        labels::validate(&labels)?;
+        labels::validate(&labels).context("info.Labels")?;
         labels::drop_empty(&mut labels);
         let owned = ctx.clone();
         let [snapshotter2, name2, key2, parent2] = [snapshotter, name, key, parent].map(str::to_owned);
@@ -456,7 +460,7 @@ impl SnapshotRecords {
                         return Err(Error::invalid_argument(text));
                     }
                 }
-                labels::validate(&snapshot.labels)?;
+                labels::validate(&snapshot.labels).context("info.Labels")?;
                 labels::drop_empty(&mut snapshot.labels);
                 snapshot.updated_at = SystemTime::now();
                 store(tx, &ctx, &snapshot)?;

@@ -121,9 +121,13 @@ fn check_options(runtime: &str, options: Option<&Any>) -> Result<()> {
     else {
         return Ok(());
     };
-    corten_api::unpack::<runc::Options>(options)
-        .map(|_| ())
-        .map_err(|_| Error::unknown(format!("invalid task create option for {runtime}")))
+    match corten_api::unpack::<runc::Options>(options) {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() && corten_api::is_registered(&options.type_url) => {
+            Err(Error::unknown(format!("invalid task create option for {runtime}")))
+        }
+        Err(error) => Err(Error::unknown(error)),
+    }
 }
 
 /// What has been made so far of a task.

@@ -256,8 +256,8 @@ impl Tasks {
 impl Fields for Task {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         match path {
-            ["id"] => Some(Cow::Borrowed(&self.key.id)),
-            ["namespace"] => Some(Cow::Borrowed(self.key.namespace.as_str())),
+            ["id", ..] => Some(Cow::Borrowed(&self.key.id)),
+            ["namespace", ..] => Some(Cow::Borrowed(self.key.namespace.as_str())),
             _ => None,
         }
     }

@@ -74,7 +74,7 @@ impl Backend for Native {
         let shown = snapshot.parents.first().copied().filter(|_| !own).unwrap_or(snapshot.id);
         let mode = if snapshot.is_active() { "rw" } else { "ro" };
         let source = self.path(shown).display().to_string();
-        let options = vec![mode.into(), "rbind".into()];
+        let options = vec!["rbind".into(), mode.into()];
         Ok(vec![Mount { kind: "bind".into(), source, target: String::new(), options }])
     }
 

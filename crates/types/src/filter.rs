@@ -95,7 +95,10 @@ enum Token {
     Word(String),
     Separator(char),
     Operator(String),
-    Illegal(String),
+    /// What is no token at all.
+    Other(char),
+    /// What is no token, and why.
+    Illegal(&'static str),
 }
 
 struct Parser<'a> {
@@ -130,13 +133,15 @@ impl<'a> Parser<'a> {
             self.next();
             path.push(self.field()?);
         }
-        let before = self.position;
-        self.skip_space();
-        if !matches!(self.peek(), Token::Operator(_)) {
-            self.position = before;
+        if matches!(self.peek(), Token::End | Token::Separator(',')) {
             return Ok(Selector { path, test: Test::Present });
         }
-        let Token::Operator(operator) = self.next() else { return Err(self.error("expected an operator")) };
+        self.skip_space();
+        let operator = match self.next() {
+            Token::Operator(operator) => operator,
+            Token::Illegal(why) => return Err(self.error(why)),
+            _ => return Err(self.error("expected an operator (\"==\"|\"!=\"|\"~=\")")),
+        };
         if !matches!(operator.as_str(), "==" | "!=" | "~=") {
             return Err(self.error(&format!("unsupported operator {operator:?}")));
         }
@@ -147,7 +152,8 @@ impl<'a> Parser<'a> {
         let value = match token {
             Token::Word(value) => value,
             Token::Quoted(quoted) => self.unquote(&quoted, operator == "~=")?,
-            Token::Illegal(why) => return Err(self.error(&why)),
+            Token::Illegal(why) => return Err(self.error(why)),
+            Token::Other(c) => return Err(self.error(&format!("unexpected input: {c}"))),
             _ => return Err(self.error("expected value or quoted")),
         };
         let test = match operator.as_str() {
@@ -162,7 +168,7 @@ impl<'a> Parser<'a> {
         match self.next() {
             Token::Word(word) => Ok(word),
             Token::Quoted(quoted) => self.unquote(&quoted, false),
-            Token::Illegal(why) => Err(self.error(&why)),
+            Token::Illegal(why) => Err(self.error(why)),
             _ => Err(self.error("expected field or quoted")),
         }
     }
@@ -174,7 +180,7 @@ impl<'a> Parser<'a> {
             return Err(self.error("invalid quote encountered"));
         }
         let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
-        unescape(inner, quote).ok_or_else(|| self.error("unable to unquote"))
+        unescape(inner, quote).map_err(|why| self.error(why))
     }
 
     fn peek(&mut self) -> Token {
@@ -207,7 +213,7 @@ impl<'a> Parser<'a> {
 
     fn unexpected(&mut self, c: char) -> Token {
         self.position += c.len_utf8();
-        Token::Illegal(format!("unexpected input: {c}"))
+        Token::Other(c)
     }
 
     fn quoted(&mut self, quote: char) -> Token {
@@ -226,7 +232,7 @@ impl<'a> Parser<'a> {
             }
         }
         self.position = self.text.len();
-        Token::Illegal("quoted literal not terminated".into())
+        Token::Illegal("quoted literal not terminated")
     }
 
     fn rest(&self) -> &'a str {
@@ -245,11 +251,14 @@ impl<'a> Parser<'a> {
     }
 
     fn error(&self, why: &str) -> Error {
-        let before = self.text.get(..self.start).unwrap_or_default();
-        let rest = self.text.get(self.start..).unwrap_or_default();
-        let mut chars = rest.chars();
-        let place = match chars.next() {
-            Some(at) => format!("[{before} >|{at}|< {}]", chars.as_str()),
+        // The original points at a byte, also in the middle of a letter.
+        let (before, rest) = self.text.as_bytes().split_at(self.start.min(self.text.len()));
+        let before = String::from_utf8_lossy(before);
+        let place = match rest.split_at_checked(1) {
+            Some((at, rest)) => {
+                let (at, rest) = (String::from_utf8_lossy(at), String::from_utf8_lossy(rest));
+                format!("[{before} >|{at}|< {rest}]")
+            }
             None => format!("[{before}]"),
         };
         Error::invalid_argument(format!("filters: parse error: {place}: {why}"))
@@ -259,14 +268,17 @@ impl<'a> Parser<'a> {
 fn shown(token: &Token) -> String {
     match token {
         Token::Quoted(text) | Token::Word(text) | Token::Operator(text) => text.clone(),
-        Token::Separator(c) => c.to_string(),
-        Token::Illegal(why) => why.trim_start_matches("unexpected input: ").to_owned(),
+        Token::Separator(c) | Token::Other(c) => c.to_string(),
+        Token::Illegal(why) => (*why).to_owned(),
         Token::End => String::new(),
     }
 }
 
-/// Resolves the escapes of Go's strings.
-fn unescape(text: &str, quote: char) -> Option<String> {
+/// Resolves the escapes of Go's strings; says why it cannot.
+fn unescape(text: &str, quote: char) -> Result<String, &'static str> {
+    const ESCAPE: &str = "illegal escape sequence";
+    const NUMBER: &str = "illegal numeric escape sequence";
+    const RANGE: &str = "unquoting failed: quote syntax error";
     let mut out = Vec::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -274,7 +286,7 @@ fn unescape(text: &str, quote: char) -> Option<String> {
             out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
             continue;
         }
-        let escape = chars.next()?;
+        let escape = chars.next().ok_or(ESCAPE)?;
         let simple = match escape {
             'a' => Some(7),
             'b' => Some(8),
@@ -302,20 +314,28 @@ fn unescape(text: &str, quote: char) -> Option<String> {
                     out.extend_from_slice(escape.encode_utf8(&mut [0; 4]).as_bytes());
                     continue;
                 }
-                _ => return None,
+                _ => return Err(ESCAPE),
             };
-            let digits: String = given.into_iter().chain(chars.by_ref().take(length)).collect();
-            if digits.len() != length + usize::from(given.is_some()) {
-                return None;
+            let digits: Vec<char> = given.into_iter().chain(chars.by_ref().take(length)).collect();
+            if digits.len() != length + usize::from(given.is_some())
+                || !digits.iter().all(|c| c.is_digit(radix))
+            {
+                return Err(NUMBER);
             }
-            let code = u32::from_str_radix(&digits, radix).ok()?;
+            let code = digits.iter().collect::<String>();
+            let code = u32::from_str_radix(&code, radix).map_err(|_| RANGE)?;
             match escape {
-                'u' | 'U' => out.extend_from_slice(char::from_u32(code)?.encode_utf8(&mut [0; 4]).as_bytes()),
-                _ => out.push(u8::try_from(code).ok()?),
+                'u' | 'U' if code > u32::from(char::MAX) => return Err(RANGE),
+                'u' | 'U' => {
+                    let c = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+                    out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                }
+                _ => out.push(u8::try_from(code).map_err(|_| RANGE)?),
             }
         }
     }
-    String::from_utf8(out).ok()
+    // Single bytes that are no text match nothing that is.
+    Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
 #[cfg(test)]

@@ -96,7 +96,10 @@ async fn container_updates_change_what_their_mask_names() {
     containers.update(&ctx, new.clone(), vec![]).await.unwrap();
     new.extensions.clear();
     new.extensions.insert("two".into(), corten_types::Any::default());
-    let merged = containers.update(&ctx, new, vec!["extensions".into()]).await.unwrap();
+    let id = new.id.clone();
+    let answer = containers.update(&ctx, new, vec!["extensions".into()]).await.unwrap();
+    assert_eq!(answer.extensions.keys().collect::<Vec<_>>(), ["two"]);
+    let merged = containers.get(&ctx, &id).unwrap();
     assert_eq!(merged.extensions.keys().collect::<Vec<_>>(), ["one", "two"]);
 }
 
@@ -166,10 +169,10 @@ async fn images_answer_as_the_original() {
     );
     let other = digest("u");
     assert_eq!(
-        text(images.delete(&ctx, "i1", Some(other.clone())).await),
+        text(images.delete(&ctx, "i1", Some(other.to_string())).await),
         format!("image \"i1\" has target {target}, not {other}: not found")
     );
-    images.delete(&ctx, "i1", Some(target)).await.unwrap();
+    images.delete(&ctx, "i1", Some(target.to_string())).await.unwrap();
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use corten_api::services::content::{self as api, WriteAction, content_server};
 use corten_content::{BlobReader, IngestStatus, Store, Writer, WriterOptions};
 use corten_metadata::BlobRecord;
-use corten_types::{Context, Digest, Error, ErrorClass, Result as Outcome, ResultExt};
+use corten_types::{Context, Digest, Error, ErrorClass, Result as Outcome};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -112,8 +112,13 @@ impl content_server::Content for Services {
         &self,
         request: Request<api::StatusRequest>,
     ) -> Result<Response<api::StatusResponse>, Status> {
-        let ctx = context(&request)?;
-        let found = self.content.status(&ctx, &request.into_inner().r#ref).map_err(super::status)?;
+        let ctx = context(&request);
+        let reference = request.into_inner().r#ref;
+        let ctx = ctx.map_err(|refused| {
+            let text = format!("could not get status for ref {reference:?}: {}", refused.message());
+            Status::new(refused.code(), text)
+        })?;
+        let found = self.content.status(&ctx, &reference).map_err(super::status)?;
         Ok(Response::new(api::StatusResponse { status: Some(ingest(found)) }))
     }
 
@@ -186,7 +191,7 @@ async fn write(
     requests: &mut Streaming<api::WriteContentRequest>,
     sender: &mpsc::Sender<Result<api::WriteContentResponse, Status>>,
 ) -> Result<(), Status> {
-    let Some(first) = requests.message().await? else { return Ok(()) };
+    let Some(first) = requests.message().await? else { return Err(status(Error::unknown("EOF"))) };
     if first.r#ref.is_empty() {
         let text = "first message must have a reference";
         return Err(status(Error::bare(ErrorClass::InvalidArgument, text)));
@@ -199,8 +204,12 @@ async fn write(
         expected: first.expected.parse().ok(),
     };
     let mut writer = store.writer(ctx, options).await.map_err(status)?;
+    let mut talk = Talk { total: first.total, ..Talk::default() };
     let mut message = Some(first);
     while let Some(request) = message {
+        if !request.expected.is_empty() {
+            talk.expected.clone_from(&request.expected);
+        }
         if let Ok(expected) = request.expected.parse::<Digest>()
             && store.info(ctx, &expected).is_ok()
         {
@@ -210,8 +219,8 @@ async fn write(
             return Err(status(Error::bare(ErrorClass::AlreadyExists, text)));
         }
         let commits = request.action == i32::from(WriteAction::Commit);
-        let (back, response) = step(writer, request).await.map_err(status)?;
-        if sender.send(Ok(response)).await.is_err() || commits {
+        let back = step(writer, request, &mut talk).await.map_err(status)?;
+        if sender.send(Ok(talk.response.clone())).await.is_err() || commits {
             return Ok(());
         }
         let Some(back) = back else { return Ok(()) };
@@ -221,31 +230,39 @@ async fn write(
     Ok(())
 }
 
+/// What is kept from message to message. One answer is filled again and again: what a STAT told, later
+/// answers repeat.
+#[derive(Default)]
+struct Talk {
+    total: i64,
+    expected: String,
+    response: api::WriteContentResponse,
+}
+
 /// One message of it; the writer comes back unless it was committed.
 async fn step(
     mut writer: Writer,
     request: api::WriteContentRequest,
-) -> Outcome<(Option<Writer>, api::WriteContentResponse)> {
-    let total = u64::try_from(request.total).unwrap_or(0);
-    if total > 0 {
+    talk: &mut Talk,
+) -> Outcome<Option<Writer>> {
+    if let Ok(total @ 1..) = u64::try_from(request.total) {
         writer.set_total(total);
+        talk.total = request.total;
     }
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    let mut response = api::WriteContentResponse {
-        action: request.action,
-        offset: signed(writer.offset()),
-        ..Default::default()
-    };
+    let Talk { total, expected, response } = talk;
+    response.action = request.action;
+    response.offset = signed(writer.offset());
     let action = WriteAction::try_from(request.action);
     if action == Ok(WriteAction::Stat) {
         let known = writer.status();
         response.digest = writer.digest().to_string();
         response.started_at = timestamp(known.started_at);
         response.updated_at = timestamp(known.updated_at);
-        response.total = signed(known.total);
+        response.total = *total;
     }
     if !matches!(action, Ok(WriteAction::Write | WriteAction::Commit)) {
-        return Ok((Some(writer), response));
+        return Ok(Some(writer));
     }
     let (offset, data) = (u64::try_from(request.offset).unwrap_or(0), request.data);
     if offset > 0 && offset != writer.offset() {
@@ -253,7 +270,7 @@ async fn step(
         return Err(Error::bare(ErrorClass::OutOfRange, text));
     }
     let writer = tokio::task::spawn_blocking(move || -> Outcome<Writer> {
-        if offset == 0 && writer.offset() > 0 && !(data.is_empty() && writer.status().expected.is_some()) {
+        if offset == 0 && writer.offset() > 0 {
             writer.truncate()?;
         }
         if !data.is_empty() {
@@ -266,12 +283,20 @@ async fn step(
     response.offset = signed(writer.offset());
     response.digest = writer.digest().to_string();
     if action != Ok(WriteAction::Commit) {
-        return Ok((Some(writer), response));
+        return Ok(Some(writer));
     }
-    let expected = match request.expected.as_str() {
-        "" => None,
-        text => Some(text.parse::<Digest>().context("expected digest")?),
+    let Ok(size) = u64::try_from(*total) else {
+        let (reference, offset) = (writer.status().reference, writer.offset());
+        let text = format!("{reference:?} failed size validation: {offset} != {total}");
+        return Err(Error::failed_precondition(text));
     };
-    response.digest = writer.commit(total, expected.as_ref(), request.labels).await?.to_string();
-    Ok((None, response))
+    // Sizes are compared first, also when the digest is none.
+    let wanted = Some(expected.as_str()).filter(|text| !text.is_empty()).map(str::parse::<Digest>);
+    if matches!(wanted, Some(Err(_))) && (size == 0 || size == writer.offset()) {
+        let text = format!("unexpected commit digest {}, expected {expected}", writer.digest());
+        return Err(Error::failed_precondition(text));
+    }
+    let wanted = wanted.and_then(Result::ok);
+    response.digest = writer.commit(size, wanted.as_ref(), request.labels).await?.to_string();
+    Ok(None)
 }

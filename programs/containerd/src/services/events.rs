@@ -2,7 +2,6 @@
 
 use corten_api::services::events::{self as api, events_server};
 use corten_api::types::Envelope;
-use corten_types::ResultExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -25,7 +24,7 @@ impl events_server::Events for Services {
         let mut envelope = required(request.into_inner().envelope, "envelope")?;
         // The original reads an absent time as 1970 and lets it pass.
         envelope.timestamp.get_or_insert_default();
-        self.exchange.forward(envelope).context("failed forwarding event").map_err(status)?;
+        self.exchange.forward(envelope).map_err(status)?;
         Ok(Response::new(()))
     }
 

@@ -16,7 +16,9 @@ fn from_api(image: api::Image, label_only: bool) -> Result<Image, Status> {
     let target = image.target.unwrap_or_default();
     let text = target.digest.clone();
     let target = if label_only && text.is_empty() {
-        Descriptor::new("", Digest::sha256(b""), 0)
+        let mut kept = Descriptor::new("", Digest::sha256(b""), 0);
+        kept.annotations = target.annotations;
+        kept
     } else {
         let invalid =
             |error: Error| Error::invalid_argument(format!("target.Digest {text:?} invalid: {error}"));
@@ -88,8 +90,7 @@ impl images_server::Images for Services {
     async fn delete(&self, request: Request<api::DeleteImageRequest>) -> Result<Response<()>, Status> {
         let ctx = context(&request)?;
         let request = request.into_inner();
-        let target =
-            request.target.map(|target| target.digest.parse::<Digest>()).transpose().map_err(status)?;
+        let target = request.target.map(|target| target.digest).filter(|digest| !digest.is_empty());
         self.images.delete(&ctx, &request.name, target).await.map_err(status)?;
         if request.sync {
             self.collector.trigger().await.map_err(status)?;

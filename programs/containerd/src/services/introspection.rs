@@ -11,13 +11,16 @@ use tonic::{Request, Response, Status};
 
 use super::{Services, status};
 
+/// What was tried when options cannot be read.
+const OPTIONS: &str = "failed to unmarshal plugin info Options";
+
 struct PluginFields<'a>(&'a api::Plugin);
 
 impl Fields for PluginFields<'_> {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         match path {
-            ["type"] => text(&self.0.r#type),
-            ["id"] => text(&self.0.id),
+            ["type", ..] => text(&self.0.r#type),
+            ["id", ..] => text(&self.0.id),
             _ => None,
         }
     }
@@ -77,8 +80,12 @@ impl introspection_server::Introspection for Services {
         let plugin = found.ok_or_else(missing)?;
         let extra = match &request.options {
             None => None,
+            Some(options) if !corten_api::is_registered(&options.type_url) => {
+                let text = format!("type with url {}: not found", options.type_url);
+                return Err(status(Error::unknown(text).context(OPTIONS)));
+            }
             Some(options) if plugin.r#type == "io.containerd.runtime.v2" => {
-                let asked: RuntimeRequest = corten_api::unpack(options).map_err(status)?;
+                let asked: RuntimeRequest = corten_api::unpack(options).context(OPTIONS).map_err(status)?;
                 let info = self.tasks.runtime_info(&asked.runtime_path, asked.options.as_ref()).await;
                 Some(corten_api::pack(&info.map_err(status)?))
             }

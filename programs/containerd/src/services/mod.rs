@@ -14,6 +14,7 @@ mod snapshots;
 mod streaming;
 mod tasks;
 mod transfer;
+mod unknown;
 mod version;
 
 use std::path::PathBuf;
@@ -29,10 +30,13 @@ use corten_metadata::{Collector, Containers, Images, Leases, Namespaces, Sandbox
 use corten_runtime::{SandboxControllers, Tasks};
 use corten_snapshots::Snapshots;
 use corten_types::{Context, Error, Namespace, ResultExt};
+use tonic::server::NamedService;
 use tonic::transport::server::Router;
 use tonic::{Request, Status};
+use tower::layer::util::{Identity, Stack};
 
 use streaming::Streams;
+use unknown::Named;
 
 use crate::plugins::Plugins;
 use crate::plugins::parts::GRPC;
@@ -66,16 +70,18 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const STREAMS: u32 = 16_384;
 
 /// The services whose parts work, on one server. What is not there answers that it is unimplemented.
-pub fn router(services: Services) -> Router {
-    let mut server = tonic::transport::Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS);
+pub fn router(services: Services) -> Router<Stack<Named, Identity>> {
     let plugins = services.plugins.clone();
-    let mut router =
-        server.add_optional_service(None::<api::version::version_server::VersionServer<Services>>);
-    macro_rules! add {
-        ($($id:literal: $server:path),* $(,)?) => {
+    macro_rules! serve {
+        ($($id:literal: $server:path),* $(,)?) => {{
+            let all = [$(($id, <$server as NamedService>::NAME)),*];
+            let working = all.iter().filter(|(id, _)| plugins.works(GRPC, id)).map(|(_, name)| *name);
+            let mut router = tonic::transport::Server::builder()
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_concurrent_streams(STREAMS)
+                .layer(Named(working.collect()))
+                .add_optional_service(None::<api::version::version_server::VersionServer<Services>>);
             $(if plugins.works(GRPC, $id) {
                 router = router.add_service(
                     <$server>::new(services.clone())
@@ -83,9 +89,10 @@ pub fn router(services: Services) -> Router {
                         .max_encoding_message_size(MAX_MESSAGE),
                 );
             })*
-        };
+            router
+        }};
     }
-    add!(
+    serve!(
         "containers": api::containers::containers_server::ContainersServer<Services>,
         "content": api::content::content_server::ContentServer<Services>,
         "diff": api::diff::diff_server::DiffServer<Services>,
@@ -102,8 +109,7 @@ pub fn router(services: Services) -> Router {
         "transfer": api::transfer::transfer_server::TransferServer<Services>,
         "version": api::version::version_server::VersionServer<Services>,
         "healthcheck": corten_api::health::health_server::HealthServer<Services>,
-    );
-    router
+    )
 }
 
 /// The status of an error; the one place where they meet.

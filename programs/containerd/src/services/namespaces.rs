@@ -1,7 +1,7 @@
 //! Namespaces.
 
 use corten_api::services::namespaces::{self as api, namespaces_server};
-use corten_types::{Labels, Namespace};
+use corten_types::{Error, Labels, Namespace};
 use tonic::{Request, Response, Status};
 
 use super::{Services, paths, required, status};
@@ -44,7 +44,7 @@ impl namespaces_server::Namespaces for Services {
         request: Request<api::CreateNamespaceRequest>,
     ) -> Result<Response<api::CreateNamespaceResponse>, Status> {
         let (name, labels) = checked(request.into_inner().namespace)?;
-        let labels = self.namespaces.create(name.clone(), labels).await.map_err(status)?;
+        self.namespaces.create(name.clone(), labels.clone()).await.map_err(status)?;
         Ok(Response::new(api::CreateNamespaceResponse { namespace: shown(name.as_str(), labels) }))
     }
 
@@ -59,7 +59,9 @@ impl namespaces_server::Namespaces for Services {
     }
 
     async fn delete(&self, request: Request<api::DeleteNamespaceRequest>) -> Result<Response<()>, Status> {
-        let name = Namespace::new(request.into_inner().name).map_err(status)?;
+        let name = request.into_inner().name;
+        let missing = |_| status(Error::not_found(format!("namespace {name:?}")));
+        let name = Namespace::new(name.as_str()).map_err(missing)?;
         self.namespaces.delete(name).await.map_err(status)?;
         Ok(Response::new(()))
     }

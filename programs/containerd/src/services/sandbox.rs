@@ -44,7 +44,9 @@ impl store_server::Store for Services {
         request: Request<api::StoreCreateRequest>,
     ) -> Result<Response<api::StoreCreateResponse>, Status> {
         let ctx = context(&request)?;
-        let sandbox = from_api(required(request.into_inner().sandbox, "sandbox")?);
+        let sandbox = required(request.into_inner().sandbox, "sandbox")?;
+        required(sandbox.runtime.as_ref(), "sandbox.Runtime")?;
+        let sandbox = from_api(sandbox);
         let sandbox = self.sandboxes.create(&ctx, sandbox).await.map_err(status)?;
         Ok(Response::new(api::StoreCreateResponse { sandbox: Some(to_api(sandbox)) }))
     }

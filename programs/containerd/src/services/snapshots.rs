@@ -116,6 +116,7 @@ impl snapshots_server::Snapshots for Services {
 
     async fn cleanup(&self, request: Request<api::CleanupRequest>) -> Result<Response<()>, Status> {
         context(&request)?;
+        self.snapshots.capabilities(&request.into_inner().snapshotter).map_err(status)?;
         // The collector does it by itself; the original hides it from clients too.
         Err(status(Error::not_implemented("snapshotter does not implement Cleanup method")))
     }

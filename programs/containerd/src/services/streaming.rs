@@ -132,19 +132,18 @@ impl streaming_server::Streaming for Services {
             let refused = match incoming.message().await {
                 Ok(Some(first)) => match corten_api::unpack::<StreamInit>(&first) {
                     Ok(init) => {
-                        let accepted = outgoing
-                            .send(Ok(Any { type_url: "google.protobuf.Empty".into(), value: vec![] }));
-                        if accepted.await.is_err() {
-                            return;
-                        }
+                        let accepted = Any { type_url: "google.protobuf.Empty".into(), value: vec![] };
                         let mut waiting = streams.lock();
+                        waiting.retain(|_, stream| !stream.outgoing.is_closed());
                         let key = (ctx.namespace, init.id);
                         if waiting.contains_key(&key) {
                             Some(status(Error::already_exists(format!("stream {:?}", key.1))))
                         } else if waiting.len() >= LIMIT {
                             Some(Status::resource_exhausted("too many streams"))
+                        } else if outgoing.try_send(Ok(accepted)).is_err() {
+                            // The client has gone already.
+                            None
                         } else {
-                            waiting.retain(|_, stream| !stream.outgoing.is_closed());
                             waiting.insert(key, Stream { incoming, outgoing: outgoing.clone() });
                             drop(waiting);
                             streams.arrived.notify_waiters();

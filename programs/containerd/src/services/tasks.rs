@@ -7,6 +7,9 @@ use tonic::{Request, Response, Status};
 
 use super::{Services, context, status};
 
+/// The only kind of checkpoints.
+const CHECKPOINT: &str = "application/vnd.containerd.container.criu.checkpoint.criu.tar";
+
 fn exited(id: String, exit: Exit) -> api::DeleteResponse {
     api::DeleteResponse { id, pid: exit.pid, exit_status: exit.status, exited_at: exit.at }
 }
@@ -18,7 +21,12 @@ impl tasks_server::Tasks for Services {
         request: Request<api::CreateTaskRequest>,
     ) -> Result<Response<api::CreateTaskResponse>, Status> {
         let (ctx, r) = (context(&request)?, request.into_inner());
-        if r.checkpoint.is_some() {
+        if let Some(checkpoint) = &r.checkpoint {
+            self.containers.get(&ctx, &r.container_id).map_err(status)?;
+            if checkpoint.media_type != CHECKPOINT {
+                let text = format!("unsupported checkpoint type {:?}", checkpoint.media_type);
+                return Err(status(Error::unknown(text)));
+            }
             return Err(status(Error::not_implemented("restoring a task from a checkpoint")));
         }
         let shim = (!r.task_api_address.is_empty())
@@ -125,8 +133,10 @@ impl tasks_server::Tasks for Services {
 
     async fn checkpoint(
         &self,
-        _: Request<api::CheckpointTaskRequest>,
+        request: Request<api::CheckpointTaskRequest>,
     ) -> Result<Response<api::CheckpointTaskResponse>, Status> {
+        let (ctx, r) = (context(&request)?, request.into_inner());
+        self.tasks.get(&ctx.namespace, &r.container_id, "").await.map_err(status)?;
         Err(status(Error::not_implemented("method Checkpoint not implemented")))
     }
 

@@ -10,7 +10,7 @@ use corten_images::{
     Destination, ExportRequest, Image, ImportRequest, Platforms, PullRequest, PushRequest, Unpack,
 };
 use corten_registry::{Credential, CredentialRequest, Credentials, Resolver, ResolverOptions, Scheme};
-use corten_types::{Any, Context, Error, Result as Outcome};
+use corten_types::{Any, Context, Error, ErrorClass, Result as Outcome};
 use tonic::{Request, Response, Status};
 
 use super::streaming::Stream;
@@ -45,7 +45,7 @@ fn name(any: &Any) -> Outcome<&str> {
     let name = corten_api::message_name(&any.type_url)
         .strip_prefix("containerd.types.transfer.")
         .unwrap_or_default();
-    if KNOWN.contains(&name) {
+    if KNOWN.contains(&name) || corten_api::is_registered(&any.type_url) {
         Ok(name)
     } else {
         Err(Error::unknown(format!("type with url {}: not found", any.type_url)))
@@ -64,10 +64,11 @@ impl Transfer {
             ("ImageImportStream", "ImageExportStream") => {
                 Ok(Self::Echo(unpack(source)?, unpack(destination)?))
             }
-            _ => Err(Error::not_implemented(format!(
-                "method Transfer not implemented for {} to {}",
-                source.type_url, destination.type_url
-            ))),
+            _ => {
+                let (from, to) = (&source.type_url, &destination.type_url);
+                let text = format!("method Transfer not implemented for {from} to {to}");
+                Err(Error::bare(ErrorClass::NotImplemented, text))
+            }
         }
     }
 }
@@ -231,8 +232,10 @@ impl Services {
 
     async fn tag(&self, ctx: &Context, from: &objects::ImageStore, to: &objects::ImageStore) -> Outcome<()> {
         let source = self.images.get(ctx, &from.name)?;
-        let labels = if to.labels.is_empty() { source.labels } else { to.labels.clone() };
-        let image = Image::new(to.name.clone(), source.target, labels);
+        if to.name.is_empty() {
+            return Err(Error::not_found("no image name found"));
+        }
+        let image = Image::new(to.name.clone(), source.target, to.labels.clone());
         match self.images.create(ctx, image.clone(), None).await {
             Err(error) if error.is_already_exists() => {
                 self.images.update(ctx, image, Vec::new(), None).await.map(drop)
