@@ -1,6 +1,7 @@
 //! The content store on real files: spec 01 §2, word by word, over restarts, and beside sweeps.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod histories;
 mod reading;
 mod sharing;
 mod sweeping;
