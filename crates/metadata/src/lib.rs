@@ -25,6 +25,7 @@ mod ingests;
 mod leases;
 mod namespaces;
 mod sandboxes;
+mod snapshot;
 mod snapshots;
 
 mod collector;
@@ -43,4 +44,5 @@ pub use leases::{Lease, Leases, Resource};
 pub use namespaces::Namespaces;
 pub use recover::Lost;
 pub use sandboxes::{Sandbox, Sandboxes};
-pub use snapshots::{Kind, NewSnapshot, SnapshotRecord, SnapshotRecords};
+pub use snapshot::{Found, Kind, NewSnapshot, Place, SnapshotRecord};
+pub use snapshots::SnapshotRecords;

@@ -70,6 +70,8 @@ record! { Snapshot {
     #[prost(uint64, tag = "7")] size: u64,
     #[prost(uint64, tag = "8")] inodes: u64,
     #[prost(uint64, tag = "9")] sequence: u64,
+    #[prost(string, tag = "10")] key: String,
+    #[prost(string, tag = "11")] committing: String,
 } }
 
 record! { Lease {

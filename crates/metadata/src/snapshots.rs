@@ -1,144 +1,23 @@
 //! Snapshot records (spec 01 §11). Directories are the snapshotters'.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use corten_api::events as told;
 use corten_events::Exchange;
-use corten_types::filter::{Fields, label, text};
 use corten_types::{Context, Error, Filter, Labels, Namespace, Result, ResultExt, labels};
 
 use crate::database::Database;
 use crate::keys::{self, Key};
 use crate::mask::apply_map;
-use crate::records::{self, count, get, put, scan, stamp, time};
+use crate::records::{self, count, get, put, scan};
+use crate::snapshot::{Found, Kind, NewSnapshot, Place, SnapshotRecord, full_key, sequence_of};
 use crate::transaction::{Reader, Tx};
 use crate::{leases, namespaces};
 
 /// Names a snapshot whose existence makes a preparation needless (spec 01 §11.1).
 const TARGET: &str = "containerd.io/snapshot.ref";
 const CREATING: &str = "failed to create snapshot";
-
-/// What a snapshot is for; the numbers are those of the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Read only, never committed.
-    View = 1,
-    /// Being written.
-    Active = 2,
-    /// A parent for others.
-    Committed = 3,
-}
-
-impl Kind {
-    fn from_number(number: u32) -> Self {
-        match number {
-            1 => Self::View,
-            3 => Self::Committed,
-            _ => Self::Active,
-        }
-    }
-
-    fn text(self) -> &'static str {
-        match self {
-            Self::View => "view",
-            Self::Active => "active",
-            Self::Committed => "committed",
-        }
-    }
-}
-
-/// A snapshot as a namespace knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotRecord {
-    /// Its key, or its name once committed.
-    pub name: String,
-    /// The snapshotter.
-    pub snapshotter: String,
-    /// Number of its directory, unique per snapshotter over all namespaces.
-    pub id: u64,
-    /// Number of its name, unique per snapshotter in its namespace; messages show it.
-    pub sequence: u64,
-    /// Name of its parent; empty for none.
-    pub parent: String,
-    /// What it is for.
-    pub kind: Kind,
-    /// Labels.
-    pub labels: Labels,
-    /// When it was made or committed.
-    pub created_at: SystemTime,
-    /// When it was last changed.
-    pub updated_at: SystemTime,
-    /// Bytes on disk, recorded when committed.
-    pub size: u64,
-    /// Inodes on disk, recorded when committed.
-    pub inodes: u64,
-}
-
-/// A snapshot to be made.
-#[derive(Clone, Debug)]
-pub struct NewSnapshot {
-    /// The snapshotter.
-    pub snapshotter: String,
-    /// Its key.
-    pub key: String,
-    /// Name of its parent; empty for none.
-    pub parent: String,
-    /// [`Kind::Active`] or [`Kind::View`].
-    pub kind: Kind,
-    /// Labels.
-    pub labels: Labels,
-}
-
-impl Fields for SnapshotRecord {
-    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
-        match path {
-            ["kind", ..] => text(self.kind.text()),
-            ["name", ..] => Some(Cow::Borrowed(&self.name)),
-            ["parent", ..] => Some(Cow::Borrowed(&self.parent)),
-            ["labels", rest @ ..] => label(rest, &self.labels),
-            _ => None,
-        }
-    }
-}
-
-impl SnapshotRecord {
-    fn from_record(name: &str, snapshotter: &str, record: records::Snapshot) -> Self {
-        Self {
-            name: name.to_owned(),
-            snapshotter: snapshotter.to_owned(),
-            id: record.id,
-            sequence: record.sequence,
-            parent: record.parent,
-            kind: Kind::from_number(record.kind),
-            labels: record.labels,
-            created_at: time(record.created_at.as_ref()),
-            updated_at: time(record.updated_at.as_ref()),
-            size: record.size,
-            inodes: record.inodes,
-        }
-    }
-
-    fn record(&self) -> records::Snapshot {
-        records::Snapshot {
-            id: self.id,
-            sequence: self.sequence,
-            parent: self.parent.clone(),
-            kind: self.kind as u32,
-            labels: self.labels.clone(),
-            created_at: stamp(self.created_at),
-            updated_at: stamp(self.updated_at),
-            size: self.size,
-            inodes: self.inodes,
-        }
-    }
-
-    /// What messages call it: `<namespace>/<number>/<name>`.
-    fn shown(&self, namespace: &Namespace) -> String {
-        format!("{namespace}/{}/{}", self.sequence, self.name)
-    }
-}
 
 /// The snapshot records of the daemon.
 #[derive(Clone, Debug)]
@@ -272,11 +151,23 @@ impl SnapshotRecords {
         check_parent(&view, ctx, &new.snapshotter, &new.parent, CREATING)
     }
 
-    /// Records a snapshot whose directory `id` is in place.
+    /// A key for a snapshot that is about to be made, never given before.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn reserve(&self, ctx: &Context, snapshotter: &str, name: &str) -> Result<String> {
+        let (ctx, snapshotter, name) = (ctx.clone(), snapshotter.to_owned(), name.to_owned());
+        let change = move |tx: &mut Tx<'_>| {
+            Ok(full_key(&ctx.namespace, next_sequence(tx, &ctx, &snapshotter)?, &name))
+        };
+        self.database.write(change).await
+    }
+
+    /// Records a snapshot that is in its place.
     ///
     /// # Errors
     /// As [`SnapshotRecords::check_new`].
-    pub async fn create(&self, ctx: &Context, new: NewSnapshot, id: u64) -> Result<SnapshotRecord> {
+    pub async fn create(&self, ctx: &Context, new: NewSnapshot, place: Place) -> Result<SnapshotRecord> {
         labels::validate(&new.labels).context("info.Labels")?;
         let (owned, kind) = (ctx.clone(), new.kind);
         let change = move |tx: &mut Tx<'_>| {
@@ -288,12 +179,17 @@ impl SnapshotRecords {
             check_parent(tx, &owned, &new.snapshotter, &new.parent, CREATING)?;
             leases::attach(tx, &owned, &resource(&new.snapshotter), &new.key)?;
             namespaces::ensure(tx, &owned.namespace)?;
-            let sequence = next_sequence(tx, &owned, &new.snapshotter)?;
+            let (id, key, sequence) = match place {
+                Place::Id(id) => (id, String::new(), next_sequence(tx, &owned, &new.snapshotter)?),
+                Place::Key(key) => (0, key.clone(), sequence_of(&key)),
+            };
             let now = SystemTime::now();
             let mut snapshot = SnapshotRecord {
                 name: new.key,
                 snapshotter: new.snapshotter,
                 id,
+                key,
+                committing: String::new(),
                 sequence,
                 parent: new.parent,
                 kind: new.kind,
@@ -317,6 +213,70 @@ impl SnapshotRecords {
             self.exchange.publish(&ctx.namespace, "/snapshot/prepare", &event);
         }
         Ok(snapshot)
+    }
+
+    /// Records a committed snapshot that its snapshotter had by itself. It joins the caller's lease.
+    ///
+    /// # Errors
+    /// AlreadyExists; NotFound for the parent; InvalidArgument when the snapshotter has it on another one.
+    pub async fn adopt(&self, ctx: &Context, new: NewSnapshot, found: Found) -> Result<()> {
+        labels::validate(&new.labels).context("info.Labels")?;
+        let ctx = ctx.clone();
+        let change = move |tx: &mut Tx<'_>| {
+            let kind = resource(&new.snapshotter);
+            if find(tx, &ctx, &new.snapshotter, &new.key)?.is_some() {
+                leases::attach(tx, &ctx, &kind, &new.key)?;
+                return Ok(Err(Error::already_exists(format!("snapshot {:?}", new.key))));
+            }
+            check_parent(tx, &ctx, &new.snapshotter, &new.parent, CREATING)?;
+            let parent = match new.parent.as_str() {
+                "" => String::new(),
+                parent => existing(tx, &ctx, &new.snapshotter, parent)?.key,
+            };
+            if parent != found.parent {
+                let text = format!("mismatched parent {} from target {}", new.parent, new.key);
+                return Err(Error::invalid_argument(text));
+            }
+            leases::attach(tx, &ctx, &kind, &new.key)?;
+            namespaces::ensure(tx, &ctx.namespace)?;
+            let mut snapshot = SnapshotRecord {
+                name: new.key,
+                snapshotter: new.snapshotter,
+                id: 0,
+                key: found.key,
+                committing: String::new(),
+                sequence: 0,
+                parent: new.parent,
+                kind: Kind::Committed,
+                labels: new.labels,
+                created_at: found.created_at,
+                updated_at: found.updated_at,
+                size: 0,
+                inodes: 0,
+            };
+            labels::drop_empty(&mut snapshot.labels);
+            store(tx, &ctx, &snapshot)?;
+            Ok(Ok(()))
+        };
+        self.database.write(change).await?
+    }
+
+    /// Notes the key that a commit is about to give to an active snapshot, so that it is known whatever
+    /// happens.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn intend(&self, ctx: &Context, snapshotter: &str, name: &str, key: &str) -> Result<String> {
+        let ctx = ctx.clone();
+        let [snapshotter, name, key] = [snapshotter, name, key].map(str::to_owned);
+        let change = move |tx: &mut Tx<'_>| {
+            let mut snapshot = existing(tx, &ctx, &snapshotter, &key)?;
+            let sequence = next_sequence(tx, &ctx, &snapshotter)?;
+            snapshot.committing = full_key(&ctx.namespace, sequence, &name);
+            store(tx, &ctx, &snapshot)?;
+            Ok(snapshot.committing)
+        };
+        self.database.write(change).await
     }
 
     /// The active snapshot or view under a key.
@@ -380,8 +340,14 @@ impl SnapshotRecords {
             if !parent2.is_empty() {
                 snapshot.parent = parent2;
             }
+            let committing = std::mem::take(&mut snapshot.committing);
+            let sequence = match committing.as_str() {
+                "" => next_sequence(tx, &owned, &snapshotter2)?,
+                key => sequence_of(key),
+            };
             snapshot = SnapshotRecord {
-                sequence: next_sequence(tx, &owned, &snapshotter2)?,
+                sequence,
+                key: committing,
                 name: name2,
                 kind: Kind::Committed,
                 labels,
@@ -515,6 +481,21 @@ impl SnapshotRecords {
         scan(&self.database.read()?, keys::Kind::Snapshot, &[], |parts, record: records::Snapshot| {
             if parts.get(1).is_some_and(|name| name == snapshotter) {
                 found.insert(record.id);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Keys with the snapshotter that any namespace knows.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn all_keys(&self, snapshotter: &str) -> Result<BTreeSet<String>> {
+        let mut found = BTreeSet::new();
+        scan(&self.database.read()?, keys::Kind::Snapshot, &[], |parts, record: records::Snapshot| {
+            if parts.get(1).is_some_and(|name| name == snapshotter) {
+                found.extend([record.key, record.committing]);
             }
             Ok(())
         })?;

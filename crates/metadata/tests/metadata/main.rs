@@ -15,8 +15,8 @@ use std::time::Duration;
 use corten_events::{Exchange, Subscription};
 use corten_metadata::{
     Blobs, Collector, CollectorOptions, Container, Containers, Database, Image, Images, IngestRecord,
-    Ingests, Kind, Leases, Namespaces, NewSnapshot, Runtime, Sandboxes, SnapshotRecord, SnapshotRecords,
-    Sweeper,
+    Ingests, Kind, Leases, Namespaces, NewSnapshot, Place, Runtime, Sandboxes, SnapshotRecord,
+    SnapshotRecords, Sweeper,
 };
 use corten_types::{Any, Context, Descriptor, Digest, Labels, Namespace, Result};
 
@@ -104,7 +104,7 @@ impl Lab {
         let (snapshotter, key, parent) = ("overlayfs".to_owned(), key.to_owned(), parent.to_owned());
         let new = NewSnapshot { snapshotter, key, parent, kind, labels };
         self.snapshots.check_new(ctx, &new).await?;
-        self.snapshots.create(ctx, new, id).await
+        self.snapshots.create(ctx, new, Place::Id(id)).await
     }
 
     async fn commit(&self, ctx: &Context, name: &str, key: &str, labels: Labels) -> Result<()> {
