@@ -20,6 +20,7 @@ pub mod peers;
 pub mod registry;
 pub mod scratch;
 pub mod scripted;
+pub mod snapshotter;
 pub mod tree;
 
 pub use archive::Entry;

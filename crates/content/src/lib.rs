@@ -5,9 +5,11 @@
 //! Nothing here fetches or interprets content.
 
 mod ingest;
+mod remote;
 mod store;
 mod sweep;
 mod writer;
 
+pub use remote::RemoteBlobs;
 pub use store::{BlobReader, BlobStream, IngestStatus, Policy, Store, WriterOptions};
 pub use writer::Writer;

@@ -15,6 +15,7 @@ use corten_types::filter::Fields;
 use corten_types::{Context, Digest, Error, ErrorClass, Filter, Labels, Result, ResultExt, timestamp};
 
 use crate::ingest::IngestFiles;
+use crate::remote::{RemoteBlobs, wait};
 use crate::writer::{Existing, Writer};
 
 /// Whether a namespace may use the blobs of others by their digest.
@@ -72,6 +73,10 @@ pub(crate) struct Shared {
     pub root: PathBuf,
     pub blobs: Blobs,
     pub ingests: Ingests,
+    /// Another process that keeps the blobs.
+    pub remote: Option<Arc<dyn RemoteBlobs>>,
+    /// Held for writing while a blob is removed there: who holds one waits until that is over.
+    pub removing: tokio::sync::RwLock<()>,
     policy: Policy,
     /// Open writers by backend reference, since when.
     locks: Mutex<HashMap<String, SystemTime>>,
@@ -158,9 +163,30 @@ impl Shared {
         }
     }
 
-    /// The size of a blob's file.
-    pub(crate) fn size_on_disk(&self, digest: &Digest) -> Option<u64> {
-        Some(std::fs::metadata(self.blob_path(digest)).ok()?.len())
+    /// Whether nobody holds or knows a blob, which may go then.
+    pub(crate) fn is_unknown(&self, digest: &str) -> Result<bool> {
+        Ok(!lock(&self.held).contains_key(digest) && !self.blobs.is_known(digest)?)
+    }
+
+    /// The size of a blob that is stored. May block.
+    pub(crate) fn size_of(&self, ctx: &Context, digest: &Digest) -> Result<Option<u64>> {
+        match &self.remote {
+            Some(remote) => wait(remote.size(Some(ctx), digest)),
+            None => Ok(std::fs::metadata(self.blob_path(digest)).ok().map(|metadata| metadata.len())),
+        }
+    }
+
+    /// A stored blob. May block.
+    pub(crate) fn open(&self, ctx: &Context, digest: &Digest) -> Result<BlobReader> {
+        let missing = || Error::not_found(format!("content digest {digest}"));
+        if let Some(remote) = &self.remote {
+            let size = wait(remote.size(Some(ctx), digest))?.ok_or_else(missing)?;
+            let (remote, ctx, digest) = (Arc::clone(remote), ctx.clone(), digest.clone());
+            return Ok(BlobReader { bytes: Bytes::Remote { remote, ctx, digest }, size });
+        }
+        let file = File::open(self.blob_path(digest)).map_err(|_| missing())?;
+        let size = file.metadata()?.len();
+        Ok(BlobReader { bytes: Bytes::File(Arc::new(file)), size })
     }
 }
 
@@ -170,6 +196,20 @@ impl Store {
     /// # Errors
     /// Those of the file system.
     pub fn open(root: &Path, database: &Database, exchange: &Exchange, policy: Policy) -> Result<Self> {
+        Self::with_remote(root, database, exchange, policy, None)
+    }
+
+    /// The same, with blobs that another process keeps. Within a runtime of several threads.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn with_remote(
+        root: &Path,
+        database: &Database,
+        exchange: &Exchange,
+        policy: Policy,
+        remote: Option<Arc<dyn RemoteBlobs>>,
+    ) -> Result<Self> {
         for folder in ["blobs/sha256", "ingest"] {
             corten_durable::create_folders(&root.join(folder)).with_context(|| root.display().to_string())?;
         }
@@ -177,6 +217,8 @@ impl Store {
             root: root.to_owned(),
             blobs: Blobs::new(database.clone(), exchange.clone()),
             ingests: Ingests::new(database.clone()),
+            remote,
+            removing: tokio::sync::RwLock::default(),
             policy,
             locks: Mutex::default(),
             held: Mutex::default(),
@@ -228,10 +270,7 @@ impl Store {
     /// NotFound.
     pub fn reader(&self, ctx: &Context, digest: &Digest) -> Result<BlobReader> {
         self.info(ctx, digest)?;
-        let missing = |_| Error::not_found(format!("content digest {digest}"));
-        let file = File::open(self.shared.blob_path(digest)).map_err(missing)?;
-        let size = file.metadata()?.len();
-        Ok(BlobReader { file: Arc::new(file), size })
+        self.shared.open(ctx, digest)
     }
 
     /// A whole blob of at most `limit` bytes.
@@ -245,7 +284,7 @@ impl Store {
             return Err(Error::new(ErrorClass::ResourceExhausted, text));
         }
         let mut data = vec![0; usize::try_from(blob.size).unwrap_or(0)];
-        blob.file.read_exact_at(&mut data, 0)?;
+        blob.read_exact_at(&mut data, 0)?;
         Ok(data)
     }
 
@@ -292,7 +331,7 @@ impl Store {
             Err(error) if error.is_not_found() => return Ok(false),
             other => other?,
         };
-        let whole = self.shared.size_on_disk(digest) == Some(known.size);
+        let whole = self.shared.size_of(ctx, digest)? == Some(known.size);
         if !whole {
             tracing::warn!(%digest, "a blob is missing or cut short on disk, it can be written anew");
         }
@@ -314,7 +353,8 @@ impl Store {
             }
             if shared.policy == Policy::Shared || shared.blobs.is_shareable(expected)? {
                 let hold = shared.hold(expected);
-                let size = shared.size_on_disk(expected);
+                let _stays = shared.removing.read().await;
+                let size = shared.size_of(ctx, expected)?;
                 existing = size
                     .filter(|size| options.total == 0 || options.total == *size)
                     .map(|size| Existing { digest: expected.clone(), size, _hold: hold });
@@ -345,11 +385,18 @@ pub(crate) async fn blocking<T: Send + 'static>(
         .map_err(|error| Error::internal(format!("content store: {error}")))?
 }
 
-/// An open blob. Clones share the file.
+/// An open blob. Clones share it.
 #[derive(Clone, Debug)]
 pub struct BlobReader {
-    file: Arc<File>,
+    bytes: Bytes,
     size: u64,
+}
+
+/// Where the bytes of a blob are.
+#[derive(Clone, Debug)]
+enum Bytes {
+    File(Arc<File>),
+    Remote { remote: Arc<dyn RemoteBlobs>, ctx: Context, digest: Digest },
 }
 
 impl BlobReader {
@@ -359,31 +406,56 @@ impl BlobReader {
         self.size
     }
 
-    /// Reads from an offset; 0 at the end.
+    /// Reads from an offset; 0 at the end. May block.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        Ok(self.file.read_at(buffer, offset)?)
+        match &self.bytes {
+            Bytes::File(file) => Ok(file.read_at(buffer, offset)?),
+            Bytes::Remote { .. } if offset >= self.size || buffer.is_empty() => Ok(0),
+            Bytes::Remote { remote, ctx, digest } => {
+                let most = (self.size - offset).min(buffer.len() as u64);
+                let data = wait(remote.read(ctx, digest, offset, most))?;
+                let count = data.len().min(buffer.len());
+                for (place, byte) in buffer.iter_mut().zip(data.iter()) {
+                    *place = *byte;
+                }
+                Ok(count)
+            }
+        }
+    }
+
+    fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
+        while !buffer.is_empty() {
+            match self.read_at(buffer, offset)? {
+                0 => return Err(Error::new(ErrorClass::DataLoss, "the blob is shorter than it was")),
+                count => {
+                    buffer = buffer.get_mut(count..).unwrap_or_default();
+                    offset += count as u64;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// All bytes, one after the other.
     #[must_use]
     pub fn stream(&self) -> BlobStream {
-        BlobStream { file: Arc::clone(&self.file), position: 0 }
+        BlobStream { blob: self.clone(), position: 0 }
     }
 }
 
-/// A blob read from its beginning.
+/// A blob read from its beginning. May block.
 #[derive(Debug)]
 pub struct BlobStream {
-    file: Arc<File>,
+    blob: BlobReader,
     position: u64,
 }
 
 impl Read for BlobStream {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.file.read_at(buffer, self.position)?;
+        let count = self.blob.read_at(buffer, self.position).map_err(std::io::Error::other)?;
         self.position += count as u64;
         Ok(count)
     }

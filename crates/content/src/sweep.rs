@@ -1,16 +1,24 @@
 //! Removes files that no record knows.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use corten_metadata::Sweeper;
 use corten_types::{Error, Result};
 
 use crate::Store;
 use crate::ingest::{IngestFiles, remove_folder};
+use crate::remote::RemoteBlobs;
+
+/// A sweep does not wait longer than this for another process.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[async_trait::async_trait]
 impl Sweeper for Store {
     async fn sweep(&self) -> Result<()> {
+        if let Some(remote) = &self.shared.remote {
+            self.sweep_remote(remote.as_ref()).await;
+        }
         let store = self.clone();
         let sweep = move || store.sweep_blobs().and_then(|()| store.sweep_ingests());
         tokio::task::spawn_blocking(sweep)
@@ -20,6 +28,23 @@ impl Sweeper for Store {
 }
 
 impl Store {
+    /// A store that is not there, or slow, does not keep the rest from being swept.
+    async fn sweep_remote(&self, remote: &dyn RemoteBlobs) {
+        let sweep = async {
+            for digest in remote.list().await? {
+                let _alone = self.shared.removing.write().await;
+                if self.shared.is_unknown(&digest)? {
+                    remote.delete(&digest).await?;
+                }
+            }
+            Ok(())
+        };
+        let swept = tokio::time::timeout(PATIENCE, sweep).await;
+        if let Err(error) = swept.unwrap_or_else(|_| Err(Error::unavailable("it takes too long"))) {
+            tracing::warn!(%error, "blobs of another process could not be removed yet");
+        }
+    }
+
     fn sweep_blobs(&self) -> Result<()> {
         let known = self.shared.blobs.all_digests()?;
         for algorithm in std::fs::read_dir(self.shared.root.join("blobs"))?.flatten() {

@@ -10,6 +10,7 @@ use corten_types::digest::Algorithm;
 use corten_types::{Context, Digest, Digester, Error, Labels, Result, ResultExt};
 
 use crate::ingest::IngestFiles;
+use crate::remote::wait;
 use crate::store::{Hold, IngestStatus, Lock, Store, WriterOptions, blocking};
 
 /// Bytes read at once to hash what is there already.
@@ -154,7 +155,11 @@ impl Writer {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn reader(&self) -> Result<File> {
+    pub fn reader(&mut self) -> Result<File> {
+        if self.store.shared.remote.is_some() {
+            // There is no file yet.
+            self.own(false)?;
+        }
         let path = match &self.source {
             Source::Own(_) => self.files.data(),
             Source::Shared(existing) => self.store.shared.blob_path(&existing.digest),
@@ -193,13 +198,13 @@ impl Writer {
     /// The file of its own; what shared a blob gets one now, with the same bytes or empty.
     fn own(&mut self, empty: bool) -> Result<&mut Own> {
         if let Source::Shared(existing) = &self.source {
-            let blob = self.store.shared.blob_path(&existing.digest);
+            let blob = self.store.shared.open(&self.ctx, &existing.digest)?;
             let algorithm = existing.digest.algorithm();
             let mut file = self.files.open(&self.ingest.backend, self.total)?;
             file.set_len(0)?;
             if !empty {
-                std::io::copy(&mut File::open(&blob)?, &mut file)
-                    .with_context(|| format!("failed to copy {}", blob.display()))?;
+                std::io::copy(&mut blob.stream(), &mut file)
+                    .with_context(|| format!("failed to copy {}", existing.digest))?;
             }
             drop(file);
             let (own, offset) = Own::open(&self.files, &self.ingest.backend, self.total, algorithm)?;
@@ -263,6 +268,15 @@ impl Writer {
         }
         // A write that failed half-way may have left more than was counted.
         own.file.set_len(offset)?;
+        if let Some(remote) = &shared.remote {
+            let data = File::open(self.files.data())?;
+            let write = async {
+                let _stays = shared.removing.read().await;
+                remote.write(&self.ctx, &self.ingest.backend, &digest, offset, data).await
+            };
+            wait(write).with_context(|| format!("failed to place content {digest}"))?;
+            return Ok((digest, hold));
+        }
         own.file.set_permissions(Permissions::from_mode(0o444))?;
         own.file.sync_all().context("failed to sync content")?;
         // What lies there without a record of ours was never verified by us: this one was.

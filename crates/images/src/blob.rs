@@ -191,7 +191,7 @@ impl Ingest<'_> {
     }
 
     /// Downloads what is missing.
-    async fn fill(&mut self, writer: Writer, offset: u64) -> Result<Writer> {
+    async fn fill(&mut self, mut writer: Writer, offset: u64) -> Result<Writer> {
         let (arriving, arrival) = follow(writer.reader()?, offset);
         if let Some(tap) = self.tap.take() {
             // Nobody may be listening any more.

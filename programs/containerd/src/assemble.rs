@@ -1,12 +1,11 @@
 //! Everything behind the sockets, with the options of the configuration. Each part is entered in the table of
 //! plugins with what came of it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use corten_config::Config;
-use corten_content::{Policy, Store};
+use corten_content::{Policy, RemoteBlobs, Store};
 use corten_diff::{Differ, Differs, Walking};
 use corten_events::Exchange;
 use corten_images::ImageService;
@@ -22,6 +21,7 @@ use corten_types::{Error, Result};
 
 use crate::plugins::Plugins;
 use crate::plugins::parts::{CONTENT, DIFFER, GC, METADATA, RUNTIME, SERVICE, SHIM, SNAPSHOTTER};
+use crate::proxies;
 use crate::services::Services;
 
 /// Opens what is on disk and starts what works by itself.
@@ -30,10 +30,12 @@ use crate::services::Services;
 /// Whatever keeps the daemon from serving; a part that fails alone is only entered in the table.
 pub fn services(config: &Config, mut plugins: Plugins) -> Result<(Database, Services)> {
     let root = |uri: &str| config.root.join(uri);
-    let database = database(config, &mut plugins)?;
+    let (database, blobs) = database(config, &mut plugins)?;
     let exchange = Exchange::default();
-    let content = content(config, &mut plugins, &database, &exchange)?;
-    let snapshots = Snapshots::new(&database, &exchange, backends(config, &mut plugins)?)?;
+    let content = content(config, blobs, &database, &exchange)?;
+    let backends = backends(config, &mut plugins)?;
+    let proxies = proxies::snapshotters(config, &mut plugins)?;
+    let snapshots = Snapshots::with_proxies(&database, &exchange, backends, proxies)?;
     let images = Images::new(database.clone(), exchange.clone());
     let leases = Leases::new(database.clone());
     let containers = Containers::new(database.clone(), exchange.clone());
@@ -57,10 +59,11 @@ pub fn services(config: &Config, mut plugins: Plugins) -> Result<(Database, Serv
         differs.clone(),
         corten_images::Options::default(),
     );
+    let controllers = proxies::controllers(config, &mut plugins)?;
     plugins.finish()?;
     let services = Services {
         namespaces: Namespaces::new(database.clone(), exchange.clone()),
-        sandbox_controllers: SandboxControllers::new(exchange.clone(), BTreeMap::new()),
+        sandbox_controllers: SandboxControllers::new(exchange.clone(), controllers),
         plugins: Arc::new(plugins),
         uuid_file: root("io.containerd.grpc.v1.introspection").join("uuid"),
         streams: Arc::default(),
@@ -79,7 +82,9 @@ pub fn services(config: &Config, mut plugins: Plugins) -> Result<(Database, Serv
     Ok((database, services))
 }
 
-fn database(config: &Config, plugins: &mut Plugins) -> Result<Database> {
+type Blobs = Option<Arc<dyn RemoteBlobs>>;
+
+fn database(config: &Config, plugins: &mut Plugins) -> Result<(Database, Blobs)> {
     let folder = config.root.join(format!("{METADATA}.bolt"));
     std::fs::create_dir_all(&folder)?;
     let (database, lost) = Database::open(&folder.join("corten.redb"))?;
@@ -101,22 +106,23 @@ fn database(config: &Config, plugins: &mut Plugins) -> Result<Database> {
         entry.export("root", config.root.join(uri(CONTENT, "content")).display());
         Ok(())
     })?;
+    let blobs = proxies::blobs(config, plugins)?;
     plugins.load(crate::plugins::parts::EVENT, "exchange", |_| Ok(()))?;
     plugins.load(METADATA, "bolt", |entry| {
         entry.export("path", folder.join("corten.redb").display());
         entry.export("policy", policy);
         Ok(())
     })?;
-    Ok(database)
+    Ok((database, blobs))
 }
 
-fn content(config: &Config, _: &mut Plugins, database: &Database, exchange: &Exchange) -> Result<Store> {
+fn content(config: &Config, blobs: Blobs, database: &Database, exchange: &Exchange) -> Result<Store> {
     let policy = match config.text(&uri(METADATA, "bolt"), "content_sharing_policy") {
         "" | "shared" => Policy::Shared,
         "isolated" => Policy::Isolated,
         other => return Err(Error::invalid_argument(format!("unknown policy: {other}"))),
     };
-    Store::open(&config.root.join(uri(CONTENT, "content")), database, exchange, policy)
+    Store::with_remote(&config.root.join(uri(CONTENT, "content")), database, exchange, policy, blobs)
 }
 
 /// The snapshotters that work here.
@@ -174,12 +180,16 @@ fn differs(config: &Config, plugins: &mut Plugins, content: &Store) -> Result<Di
     let walking = Walking::new(content.clone(), config.root.join("tmpmounts"));
     let erofs =
         plugins.load(DIFFER, "erofs", |_| corten_diff::Erofs::open(content.clone(), walking.clone()))?;
+    let proxies = proxies::differs(config, plugins)?;
     let mut list: Vec<Arc<dyn Differ>> = Vec::new();
     for name in config.texts(&uri(SERVICE, "diff-service"), "default") {
         match name.as_str() {
             "walking" => list.push(Arc::new(walking.clone())),
             "erofs" => list.extend(erofs.clone().map(|erofs| Arc::new(erofs) as _)),
-            _ => tracing::warn!(differ = name, "a differ that is configured is not there"),
+            other => match proxies.get(other) {
+                Some(proxy) => list.push(Arc::clone(proxy)),
+                None => tracing::warn!(differ = name, "a differ that is configured is not there"),
+            },
         }
     }
     Ok(Differs::new(list))

@@ -6,6 +6,7 @@ mod daemon;
 mod logging;
 mod notify;
 mod plugins;
+mod proxies;
 mod services;
 mod sockets;
 
