@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use corten_types::{Labels, Result, timestamp};
 
+use crate::activations;
 use crate::condition::{Condition, USED_AT};
 use crate::keys::{Key, Kind};
 use crate::records::{self, decode, time};
@@ -18,6 +19,7 @@ pub(crate) enum Node {
     Ingest(String),
     Lease(String),
     Sandbox(String),
+    Activation(String),
 }
 
 /// What a record says about itself and others.
@@ -59,6 +61,7 @@ pub(crate) fn node(key: &[u8]) -> Option<(String, Node)> {
         (kind, None) if kind == Kind::Ingest as u8 => Node::Ingest(first),
         (kind, None) if kind == Kind::Lease as u8 => Node::Lease(first),
         (kind, None) if kind == Kind::Sandbox as u8 => Node::Sandbox(first),
+        (kind, None) if kind == Kind::Activation as u8 => Node::Activation(first),
         _ => return None,
     };
     Some((namespace, node))
@@ -74,6 +77,7 @@ pub(crate) fn key(namespace: &str, node: &Node) -> Result<Key> {
         Node::Ingest(reference) => Key::new(Kind::Ingest, &[namespace, reference]),
         Node::Lease(id) => Key::new(Kind::Lease, &[namespace, id]),
         Node::Sandbox(id) => Key::new(Kind::Sandbox, &[namespace, id]),
+        Node::Activation(name) => Key::new(Kind::Activation, &[namespace, name]),
     }
 }
 
@@ -131,6 +135,12 @@ pub(crate) fn entry(node: &Node, bytes: &[u8], now: SystemTime) -> Result<Entry>
             entry.root = true;
             entry.labels(&record.labels);
         }
+        Node::Activation(_) => {
+            let record: records::Activation = decode(bytes)?;
+            entry.labels(&record.labels);
+            // It is kept by others, and keeps nobody.
+            entry.refs.clear();
+        }
     }
     Ok(entry)
 }
@@ -143,6 +153,7 @@ pub(crate) fn resource(kind: &str, id: &str) -> Option<Node> {
             "content" => Some(Node::Blob(id.to_owned())),
             "images" => Some(Node::Image(id.to_owned())),
             "ingests" => Some(Node::Ingest(id.to_owned())),
+            activations::RESOURCE => Some(Node::Activation(id.to_owned())),
             _ => None,
         },
         _ => None,
@@ -164,7 +175,8 @@ impl Entry {
             if let Some(rest) = key.strip_prefix("containerd.io/gc.ref.") {
                 self.refs.extend(reference(rest, value));
             } else if let Some(rest) = key.strip_prefix("containerd.io/gc.bref.") {
-                self.back.extend(reference(rest, value));
+                let parent = reference(rest, value);
+                self.back.extend(parent.filter(|parent| !matches!(parent, Node::Activation(_))));
             }
         }
     }
@@ -182,6 +194,7 @@ fn reference(rest: &str, value: &str) -> Option<Node> {
     match () {
         () if ends("content") => Some(Node::Blob(value.to_owned())),
         () if ends("image") => Some(Node::Image(value.to_owned())),
+        () if ends("mount") => Some(Node::Activation(value.to_owned())),
         () if ends("container") => Some(Node::Container(value.to_owned())),
         () => None,
     }
@@ -206,6 +219,8 @@ mod tests {
             ("snapshot.overlayfs", Some(Node::Snapshot("overlayfs".into(), "v".into()))),
             ("snapshot.overlayfs/x", Some(Node::Snapshot("overlayfs".into(), "v".into()))),
             ("snapshot", None),
+            ("mount.x", Some(Node::Activation("v".into()))),
+            ("mounts", None),
             ("stream", None),
         ] {
             assert_eq!(reference(label, "v"), wanted, "{label}");

@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Resource = b'r' as isize,
     /// Sandbox, by namespace and id.
     Sandbox = b'x' as isize,
+    /// Activation of mounts, by namespace and name.
+    Activation = b'm' as isize,
     /// Counter, by name.
     Counter = b'z' as isize,
 }

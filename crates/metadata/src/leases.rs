@@ -10,9 +10,9 @@ use corten_types::{Context, Digest, Error, ErrorClass, Labels, Namespace, Result
 use crate::database::Database;
 use crate::filters;
 use crate::keys::{Key, Kind};
-use crate::namespaces;
 use crate::records::{self, get, put, scan, stamp, time};
 use crate::transaction::{Reader, Tx};
+use crate::{activations, namespaces};
 
 /// A lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,7 +220,9 @@ impl Leases {
     pub fn resources(&self, ctx: &Context, id: &str) -> Result<Vec<Resource>> {
         let view = self.database.read()?;
         get::<records::Lease>(&view, &key(&ctx.namespace, id)?)?.ok_or_else(|| missing(id))?;
-        resources_of(&view, &ctx.namespace, id)
+        let mut held = resources_of(&view, &ctx.namespace, id)?;
+        held.retain(|resource| resource.kind != activations::RESOURCE);
+        Ok(held)
     }
 }
 

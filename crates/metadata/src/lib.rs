@@ -18,6 +18,7 @@ mod pages;
 mod recover;
 mod salvage;
 
+mod activations;
 mod blobs;
 mod containers;
 mod images;
@@ -34,6 +35,7 @@ mod filters;
 mod graph;
 mod mark;
 
+pub use activations::{Activation, ActivationRecords, ActiveMount};
 pub use blobs::{BlobRecord, Blobs};
 pub use collector::{Collector, CollectorOptions, Sweeper};
 pub use containers::{Container, Containers, Runtime};

@@ -12,10 +12,19 @@ use crate::transaction::Reader;
 use crate::{leases, namespaces};
 
 /// Records that may be roots or refer to others.
-const ALL: [Kind; 7] =
-    [Kind::Container, Kind::Image, Kind::Blob, Kind::Snapshot, Kind::Ingest, Kind::Lease, Kind::Sandbox];
+const ALL: [Kind; 8] = [
+    Kind::Container,
+    Kind::Image,
+    Kind::Blob,
+    Kind::Snapshot,
+    Kind::Ingest,
+    Kind::Lease,
+    Kind::Sandbox,
+    Kind::Activation,
+];
 /// Those that are ever removed.
-const COLLECTED: [Kind; 5] = [Kind::Lease, Kind::Snapshot, Kind::Ingest, Kind::Blob, Kind::Image];
+const COLLECTED: [Kind; 6] =
+    [Kind::Lease, Kind::Activation, Kind::Snapshot, Kind::Ingest, Kind::Blob, Kind::Image];
 
 /// What a collection may remove.
 #[derive(Debug, Default)]

@@ -141,7 +141,7 @@ impl Namespaces {
             tx.remove(&key);
             tx.remove(&sandboxes::ever_key(&name)?);
             tx.note_deletion();
-            for kind in [Kind::Lease, Kind::Resource, Kind::Ingest, Kind::Sandbox] {
+            for kind in [Kind::Lease, Kind::Resource, Kind::Ingest, Kind::Sandbox, Kind::Activation] {
                 let mut keys = Vec::new();
                 tx.scan_bytes(Key::prefix(kind, &[name.as_str()]).bytes(), &mut |key, _| {
                     keys.push(Key::parts(key));

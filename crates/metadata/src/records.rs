@@ -90,6 +90,27 @@ record! { Sandbox {
     #[prost(btree_map = "string, message", tag = "8")] extensions: BTreeMap<String, Any>,
 } }
 
+record! { Mount {
+    #[prost(string, tag = "1")] kind: String,
+    #[prost(string, tag = "2")] source: String,
+    #[prost(string, tag = "3")] target: String,
+    #[prost(string, repeated, tag = "4")] options: Vec<String>,
+} }
+
+record! { ActiveMount {
+    #[prost(message, optional, tag = "1")] mount: Option<Mount>,
+    #[prost(message, optional, tag = "2")] mounted_at: Option<Timestamp>,
+    #[prost(string, tag = "3")] mount_point: String,
+} }
+
+record! { Activation {
+    #[prost(uint64, tag = "1")] number: u64,
+    #[prost(string, tag = "2")] boot: String,
+    #[prost(message, repeated, tag = "3")] active: Vec<ActiveMount>,
+    #[prost(message, repeated, tag = "4")] system: Vec<Mount>,
+    #[prost(btree_map = "string, string", tag = "5")] labels: Labels,
+} }
+
 record! {
     /// A number, or nothing but the fact of being there.
     Number {

@@ -17,6 +17,11 @@ mod unmount;
 mod read_only;
 mod temporary;
 
+#[cfg(feature = "activation")]
+mod activation;
+
+#[cfg(feature = "activation")]
+pub use activation::{Activate, Activations, Claims, HeldMounts};
 pub use identities::{IdMapping, can_map_identities, id_mappings};
 pub use mount::mount_all;
 pub use overlay::overlay_layers;
