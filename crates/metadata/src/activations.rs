@@ -129,11 +129,15 @@ impl ActivationRecords {
                 for space in ["", ctx.namespace.as_str()] {
                     put(tx, &ever_key(space)?, &records::Number::default());
                 }
-                put(tx, &key, &to_record(&activation));
+                let mut record = to_record(&activation);
                 match leases::attach(tx, &ctx, RESOURCE, &activation.name) {
-                    Err(error) if error.is_not_found() => Ok(()),
-                    attached => attached,
+                    Ok(()) => record.lease = ctx.lease.unwrap_or_default(),
+                    // Without it, the next collection takes the mounts.
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(error),
                 }
+                put(tx, &key, &record);
+                Ok(())
             })
             .await
     }
@@ -147,13 +151,13 @@ impl ActivationRecords {
         self.database
             .write(move |tx: &mut Tx<'_>| {
                 let key = key(&namespace, &name)?;
-                match get(tx, &key)? {
-                    None => Err(missing(tx, &namespace, &name)?),
-                    Some(record) => {
-                        tx.remove(&key);
-                        Ok(from_record(name, record))
-                    }
-                }
+                let Some(record) = get::<records::Activation>(tx, &key)? else {
+                    return Err(missing(tx, &namespace, &name)?);
+                };
+                let lease = Some(record.lease.clone()).filter(|lease| !lease.is_empty());
+                leases::detach(tx, &Context { namespace, lease }, RESOURCE, &name)?;
+                tx.remove(&key);
+                Ok(from_record(name, record))
             })
             .await
     }
@@ -198,6 +202,7 @@ fn to_record(activation: &Activation) -> records::Activation {
         active: active.collect(),
         system: this.system.into_iter().map(from_mount).collect(),
         labels: this.labels,
+        lease: String::new(),
     }
 }
 

@@ -109,6 +109,7 @@ record! { Activation {
     #[prost(message, repeated, tag = "3")] active: Vec<ActiveMount>,
     #[prost(message, repeated, tag = "4")] system: Vec<Mount>,
     #[prost(btree_map = "string, string", tag = "5")] labels: Labels,
+    #[prost(string, tag = "6")] lease: String,
 } }
 
 record! {

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use corten_mounts::Activations;
 use corten_types::{Error, Result};
 
 /// Longest path of a folder for shim sockets: a socket's name is 64 digits, a socket's path at most
@@ -19,6 +20,8 @@ pub struct Config {
     pub root_dir: PathBuf,
     /// Bundles of sandbox shims: `<state>/io.containerd.sandbox.controller.v1.shim`.
     pub sandbox_dir: PathBuf,
+    /// Work folders of sandbox shims: `<root>/io.containerd.sandbox.controller.v1.shim`.
+    pub sandbox_root_dir: PathBuf,
     /// Socket of the daemon's gRPC server. Shims derive the names of their sockets from it.
     pub grpc_address: String,
     /// Socket on which shims forward events.
@@ -37,6 +40,8 @@ pub struct Config {
     pub debug: bool,
     /// Receives what shims log; the daemon's standard error.
     pub log: Box<dyn Write + Send + Sync>,
+    /// Mounts root file systems that need more than mount(2).
+    pub activations: Option<Activations>,
     /// Time limits.
     pub timeouts: Timeouts,
 }
@@ -79,10 +84,12 @@ impl Config {
     #[must_use]
     pub fn new(state: &Path, root: &Path, grpc_address: &str, ttrpc_address: &str) -> Self {
         const TASKS: &str = "io.containerd.runtime.v2.task";
+        const SANDBOXES: &str = "io.containerd.sandbox.controller.v1.shim";
         Self {
             state_dir: state.join(TASKS),
             root_dir: root.join(TASKS),
-            sandbox_dir: state.join("io.containerd.sandbox.controller.v1.shim"),
+            sandbox_dir: state.join(SANDBOXES),
+            sandbox_root_dir: root.join(SANDBOXES),
             grpc_address: grpc_address.to_owned(),
             ttrpc_address: ttrpc_address.to_owned(),
             containerd_binary: std::env::current_exe().unwrap_or_else(|_| "containerd".into()),
@@ -92,6 +99,7 @@ impl Config {
             search_path: std::env::var_os("PATH").unwrap_or_default(),
             debug: false,
             log: Box::new(std::io::stderr()),
+            activations: None,
             timeouts: Timeouts::default(),
         }
     }

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use corten_api::runc;
 use corten_api::task_v3::{CreateTaskRequest, CreateTaskResponse};
+use corten_api::types::RuntimeInfo;
+use corten_mounts::{Activate, Activations, Claims};
 use corten_ttrpc::Client;
-use corten_types::{Any, Error, ErrorClass, Mount, Namespace, Result, ResultExt};
+use corten_types::{Any, Context, Error, ErrorClass, Labels, Mount, Namespace, Result, ResultExt};
 use tokio::sync::oneshot;
 
 use crate::bootstrap::Endpoint;
@@ -21,6 +23,11 @@ use crate::table::{Key, Reservation};
 use crate::task::Task;
 use crate::tasks::{Inner, Tasks, blocking};
 use crate::{binary, delete};
+
+/// Under which a shim names the kinds of mounts that it makes itself.
+const ALLOW_MOUNTS: &str = "containerd.io/runtime-allow-mounts";
+/// Keeps an activation as long as there is the container.
+const CONTAINER_KEEPS: &str = "containerd.io/gc.bref.container";
 
 /// What a task is created from, besides its container's record.
 #[derive(Clone, Debug, Default)]
@@ -183,7 +190,7 @@ impl Inner {
         launch: &mut Launch,
         key: &Key,
         record: ContainerRecord,
-        request: CreateTask,
+        mut request: CreateTask,
         answer: &mut oneshot::Sender<Result<Arc<Task>>>,
     ) -> Result<u32> {
         let spec = record.spec.map(|spec| spec.value).unwrap_or_default();
@@ -199,6 +206,7 @@ impl Inner {
         let sandbox = record.sandbox.filter(|_| launch.sandboxed);
         let bundle = self.make_bundle(key, spec, launch.binary.clone(), sandbox).await?;
         launch.bundle = Some(bundle.clone());
+        request.rootfs = self.activate(launch, &bundle, request.rootfs, options.as_ref()).await?;
         let endpoint = match in_sandbox {
             Some(endpoint) => endpoint,
             None => self
@@ -285,6 +293,52 @@ impl Inner {
         let Some(binary) = &launch.binary else { return Err(Error::internal("no shim binary")) };
         launch.started = true;
         binary::start(&self.config, &self.dialects, binary, bundle, options).await
+    }
+
+    /// Mounts what of a root file system the shim does not mount itself, until the bundle goes; answers
+    /// what is left for it.
+    async fn activate(
+        &self,
+        launch: &Launch,
+        bundle: &Bundle,
+        mounts: Vec<Mount>,
+        options: Option<&Any>,
+    ) -> Result<Vec<Mount>> {
+        let Some(activations) = self.config.activations.as_ref().filter(|_| Activations::concern(&mounts))
+        else {
+            return Ok(mounts);
+        };
+        // A shim that does not know the question does nothing by itself.
+        let info = match &launch.binary {
+            Some(binary) => binary::info(&self.config, binary, options).await.unwrap_or_default(),
+            None => RuntimeInfo::default(),
+        };
+        let claimed = info.annotations.get(ALLOW_MOUNTS).map(String::as_str).unwrap_or_default();
+        let request = Activate {
+            name: bundle.id.clone(),
+            mounts: mounts.clone(),
+            labels: Labels::from([(CONTAINER_KEEPS.to_owned(), bundle.id.clone())]),
+            temporary: false,
+            claims: Claims::parse(claimed),
+        };
+        let ctx = Context::new(bundle.namespace.clone());
+        let activated = match activations.activate(&ctx, request).await {
+            // The client has done it, or a daemon that died before it came to the task.
+            Err(error) if error.is_already_exists() => activations.info(&ctx, &bundle.id),
+            Err(error) if error.class() == ErrorClass::NotImplemented => return Ok(mounts),
+            activated => activated,
+        };
+        let activation = activated.context("failed to activate root file system mounts")?;
+        Ok(match activation.active.last().filter(|_| activation.system.is_empty()) {
+            // All of it is mounted already.
+            Some(last) => vec![Mount {
+                kind: "bind".to_owned(),
+                source: last.mount_point.clone(),
+                target: String::new(),
+                options: vec!["rbind".to_owned()],
+            }],
+            None => activation.system,
+        })
     }
 
     async fn check_idmap(&self, launch: &Launch, options: Option<&Any>) -> Result<()> {

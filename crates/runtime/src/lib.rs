@@ -40,7 +40,7 @@ pub use config::{Config, Timeouts};
 pub use create::{CreateTask, ShimAddress, Stdio};
 pub use operations::Exec;
 pub use records::{ContainerRecord, Records, StoredRecords};
-pub use sandbox::{SandboxController, SandboxControllers};
+pub use sandbox::{SandboxController, SandboxControllers, ShimSandboxes};
 pub use task::Exit;
 pub use tasks::Tasks;
 

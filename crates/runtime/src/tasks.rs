@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use corten_api::types::RuntimeInfo;
 use corten_events::Exchange;
 use corten_ttrpc::Service;
-use corten_types::{Any, Namespace, Result, ResultExt};
+use corten_types::{Any, Context, Namespace, Result, ResultExt};
 
 use crate::bundle::Bundle;
 use crate::config::Config;
@@ -108,10 +108,23 @@ impl Inner {
         });
     }
 
-    /// Removes a bundle, unmounting its root file system if that is still mounted.
+    /// Removes a bundle, unmounting its root file system if that is still mounted, and what was activated
+    /// for it.
     pub async fn remove_bundle(&self, bundle: &Bundle) -> Result<()> {
-        let bundle = bundle.clone();
-        blocking(move || bundle.delete(corten_mounts::unmount_all)).await
+        let this = bundle.clone();
+        let removed = blocking(move || this.delete(corten_mounts::unmount_all)).await;
+        let ctx = Context::new(bundle.namespace.clone());
+        if let Some(activations) = &self.config.activations
+            && activations.info(&ctx, &bundle.id).is_ok()
+        {
+            match activations.deactivate(&ctx, &bundle.id).await {
+                Err(error) if !error.is_not_found() => {
+                    tracing::warn!(id = bundle.id, %error, "mounts of the root file system stay for now");
+                }
+                _ => {}
+            }
+        }
+        removed
     }
 }
 

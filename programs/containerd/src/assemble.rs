@@ -12,7 +12,8 @@ use corten_images::ImageService;
 use corten_metadata::{
     Collector, CollectorOptions, Containers, Database, Images, Leases, Namespaces, Sandboxes, Sweeper,
 };
-use corten_runtime::{SandboxControllers, StoredRecords, Tasks, Timeouts};
+use corten_mounts::Activations;
+use corten_runtime::{SandboxController, SandboxControllers, StoredRecords, Tasks, Timeouts};
 use corten_snapshots::{
     Backend, Blockfile, BlockfileOptions, Btrfs, Erofs, ErofsOptions, Native, Overlay, OverlayOptions,
     Snapshots,
@@ -20,7 +21,9 @@ use corten_snapshots::{
 use corten_types::{Error, Result};
 
 use crate::plugins::Plugins;
-use crate::plugins::parts::{CONTENT, DIFFER, GC, METADATA, RUNTIME, SERVICE, SHIM, SNAPSHOTTER};
+use crate::plugins::parts::{
+    CONTENT, DIFFER, GC, METADATA, MOUNT_MANAGER, RUNTIME, SANDBOX_CONTROLLER, SERVICE, SHIM, SNAPSHOTTER,
+};
 use crate::proxies;
 use crate::services::Services;
 
@@ -40,11 +43,16 @@ pub fn services(config: &Config, mut plugins: Plugins) -> Result<(Database, Serv
     let leases = Leases::new(database.clone());
     let containers = Containers::new(database.clone(), exchange.clone());
     let sandboxes = Sandboxes::new(database.clone());
-    let sweepers: Vec<Arc<dyn Sweeper>> = vec![Arc::new(snapshots.clone()), Arc::new(content.clone())];
+    let folder = config.state.join(uri(MOUNT_MANAGER, "bolt")).join("t");
+    let activations = Activations::open(&folder, std::slice::from_ref(&config.root), &database)?;
+    let sweepers: Vec<Arc<dyn Sweeper>> =
+        vec![Arc::new(activations.clone()), Arc::new(snapshots.clone()), Arc::new(content.clone())];
     let options = collector_options(config, &mut plugins)?;
     let collector = Collector::start(database.clone(), exchange.clone(), sweepers, options);
     let records = StoredRecords { containers: containers.clone(), sandboxes: sandboxes.clone() };
-    let tasks = Tasks::open(runtime(config), Arc::new(records), exchange.clone())?;
+    let mut runtime = runtime(config);
+    runtime.activations = plugins.load(MOUNT_MANAGER, "bolt", |_| Ok(activations.clone()))?;
+    let tasks = Tasks::open(runtime, Arc::new(records), exchange.clone())?;
     plugins.load(SHIM, "manager", |_| Ok(()))?;
     plugins.load(RUNTIME, "task", |entry| {
         entry.export("log-uri-schemes", corten_runtime::LOG_URI_SCHEMES);
@@ -59,11 +67,15 @@ pub fn services(config: &Config, mut plugins: Plugins) -> Result<(Database, Serv
         differs.clone(),
         corten_images::Options::default(),
     );
-    let controllers = proxies::controllers(config, &mut plugins)?;
+    let shim_sandboxes = tasks.sandboxes();
+    let shim = plugins.load(SANDBOX_CONTROLLER, "shim", |_| Ok(shim_sandboxes.clone()))?;
+    let mut controllers = proxies::controllers(config, &mut plugins)?;
+    controllers.extend(shim.map(|shim| ("shim".to_owned(), Arc::new(shim) as Arc<dyn SandboxController>)));
     plugins.finish()?;
     let services = Services {
         namespaces: Namespaces::new(database.clone(), exchange.clone()),
         sandbox_controllers: SandboxControllers::new(exchange.clone(), controllers),
+        shim_sandboxes,
         plugins: Arc::new(plugins),
         uuid_file: root("io.containerd.grpc.v1.introspection").join("uuid"),
         streams: Arc::default(),
@@ -77,6 +89,7 @@ pub fn services(config: &Config, mut plugins: Plugins) -> Result<(Database, Serv
         containers,
         sandboxes,
         collector,
+        activations,
         tasks,
     };
     Ok((database, services))

@@ -24,7 +24,8 @@ pub async fn run(config: Config) -> Result<()> {
     let _broken_pipe = signal(SignalKind::pipe())?;
     folders(&config)?;
     let (database, services) = assemble::services(&config, Plugins::new(&config)?)?;
-    let tasks = services.tasks.clone();
+    let (tasks, sandboxes) = (services.tasks.clone(), services.shim_sandboxes.clone());
+    services.activations.load().await?;
 
     // The sockets come last: who finds them finds everything behind them.
     let (grpc_address, ttrpc_address) = (config.grpc_address(), config.ttrpc_address());
@@ -37,6 +38,9 @@ pub async fn run(config: Config) -> Result<()> {
         events.serve(ttrpc, async move { drop(until.wait_for(|stop| *stop).await) }).await;
     });
     tracing::info!(address = %ttrpc_address.display(), "serving...");
+    if let Err(error) = sandboxes.load().await {
+        tracing::error!(%error, "sandboxes could not all be found again");
+    }
     if let Err(error) = tasks.load().await {
         tracing::error!(%error, "tasks could not all be found again");
     }

@@ -56,39 +56,47 @@ struct Shared {
 }
 
 impl Activations {
-    /// Activations in `folder`, below which and below `roots` they may make files. Those of an earlier boot,
-    /// and those whose mounts are gone, are forgotten.
+    /// Activations in `folder`, below which and below `roots` they may make files.
     ///
     /// # Errors
     /// Those of the file system and the database.
-    pub async fn open(folder: &Path, roots: &[PathBuf], database: &Database) -> Result<Self> {
+    pub fn open(folder: &Path, roots: &[PathBuf], database: &Database) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("mkdir {}", folder.display()))?;
         let records = ActivationRecords::new(database.clone());
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let boot = boot.trim().to_owned();
-        let known = records.all()?;
-        let highest = known.iter().map(|(_, activation)| activation.number).max();
+        let highest = records.all()?.into_iter().map(|(_, activation)| activation.number).max();
         let next = numbers(folder)?.into_iter().chain(highest).max().unwrap_or(0) + 1;
-        let mounted: HashSet<PathBuf> = mount_points()?.into_iter().collect();
-        let is_gone = |activation: &Activation| {
-            let is_mounted = |point: &str| mounted.contains(Path::new(point));
-            activation.boot != boot || activation.active.iter().any(|active| !is_mounted(&active.mount_point))
-        };
-        let gone = known.into_iter().filter(|(_, activation)| is_gone(activation));
-        records.forget(gone.map(|(namespace, activation)| (namespace, activation.name)).collect()).await?;
         let mut allowed = vec![folder.to_owned()];
         allowed.extend_from_slice(roots);
         let shared = Shared {
             records,
             folder: folder.to_owned(),
             roots: Roots(allowed),
-            boot,
+            boot: boot.trim().to_owned(),
             next: AtomicU64::new(next),
             pending: Mutex::default(),
             busy: Mutex::default(),
             freed: Notify::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Forgets the activations of an earlier boot, and those whose mounts are gone. To be called once, before
+    /// clients are served.
+    ///
+    /// # Errors
+    /// Those of the database, and when the kernel's list of mounts cannot be read.
+    pub async fn load(&self) -> Result<()> {
+        let mounted: HashSet<PathBuf> = mount_points()?.into_iter().collect();
+        let is_gone = |activation: &Activation| {
+            let is_mounted = |point: &str| mounted.contains(Path::new(point));
+            activation.boot != self.shared.boot
+                || activation.active.iter().any(|active| !is_mounted(&active.mount_point))
+        };
+        let known = self.shared.records.all()?.into_iter();
+        let gone = known.filter(|(_, activation)| is_gone(activation));
+        let gone = gone.map(|(namespace, activation)| (namespace, activation.name));
+        self.shared.records.forget(gone.collect()).await
     }
 
     /// Activates a list. If the future is dropped, the activation goes on.

@@ -3,6 +3,10 @@
 
 mod controller;
 mod controllers;
+mod load;
+mod shim;
+mod table;
 
 pub use controller::SandboxController;
 pub use controllers::SandboxControllers;
+pub use shim::ShimSandboxes;

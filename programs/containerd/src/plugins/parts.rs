@@ -40,6 +40,8 @@ pub const GRPC: &str = "io.containerd.grpc.v1";
 pub const INTERNAL: &str = "io.containerd.internal.v1";
 pub const LEASE: &str = "io.containerd.lease.v1";
 pub const METADATA: &str = "io.containerd.metadata.v1";
+pub const MOUNT_HANDLER: &str = "io.containerd.mount-handler.v1";
+pub const MOUNT_MANAGER: &str = "io.containerd.mount-manager.v1";
 pub const RUNTIME: &str = "io.containerd.runtime.v2";
 pub const SANDBOX_CONTROLLER: &str = "io.containerd.sandbox.controller.v1";
 pub const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
@@ -61,6 +63,7 @@ pub const PARTS: &[Part] = &[
     part(INTERNAL, "opt", &[]),
     part(WARNING, "deprecations", &[]),
     part(EVENT, "exchange", &[]),
+    part(MOUNT_HANDLER, "erofs", &[]),
     part(SNAPSHOTTER, "blockfile", &[]).on_host(),
     part(SNAPSHOTTER, "btrfs", &[]).on_host(),
     part(SNAPSHOTTER, "erofs", &[]).on_host(),
@@ -71,14 +74,15 @@ pub const PARTS: &[Part] = &[
     part(SERVICE, "containers-service", &[One(METADATA), One(EVENT)]),
     part(SERVICE, "content-service", &[One(METADATA)]),
     part(DIFFER, "erofs", &[One(METADATA)]).on_host(),
-    part(DIFFER, "walking", &[One(METADATA)]).on_host(),
+    part(MOUNT_MANAGER, "bolt", &[One(METADATA), Any(MOUNT_HANDLER)]),
+    part(DIFFER, "walking", &[One(METADATA), Any(MOUNT_MANAGER)]).on_host(),
     part(SERVICE, "diff-service", &[Any(DIFFER)]),
     part(SERVICE, "images-service", &[One(METADATA), One(GC), One(EVENT), One(WARNING)]),
     part(SERVICE, "introspection-service", &[One(WARNING)]),
     part(SERVICE, "namespaces-service", &[One(METADATA), One(EVENT)]),
     part(SERVICE, "snapshots-service", &[One(METADATA)]),
     part(SHIM, "manager", &[One(EVENT), One(METADATA)]),
-    part(RUNTIME, "task", &[One(SHIM), One(WARNING)]).on_host(),
+    part(RUNTIME, "task", &[One(SHIM), Any(MOUNT_MANAGER), One(WARNING)]).on_host(),
     part(SERVICE, "tasks-service", &[Exactly(RUNTIME, "task"), One(METADATA)]),
     part(GRPC, "containers", &[Exactly(SERVICE, "containers-service")]),
     part(GRPC, "content", &[Exactly(SERVICE, "content-service")]),
@@ -88,6 +92,7 @@ pub const PARTS: &[Part] = &[
     part(GRPC, "introspection", &[Exactly(SERVICE, "introspection-service")]),
     part(LEASE, "manager", &[One(METADATA), One(GC)]),
     part(GRPC, "leases", &[One(LEASE)]),
+    part(GRPC, "mounts", &[One(MOUNT_MANAGER)]),
     part(GRPC, "namespaces", &[Exactly(SERVICE, "namespaces-service")]),
     part(SANDBOX_STORE, "local", &[One(METADATA)]),
     part(TRANSFER, "local", &[One(LEASE), One(METADATA), Any(DIFFER), Any(VERIFIER), Any(SNAPSHOTTER)]),

@@ -8,6 +8,7 @@ mod health;
 mod images;
 mod introspection;
 mod leases;
+mod mounts;
 mod namespaces;
 mod sandbox;
 mod snapshots;
@@ -27,7 +28,8 @@ use corten_diff::Differs;
 use corten_events::Exchange;
 use corten_images::ImageService;
 use corten_metadata::{Collector, Containers, Images, Leases, Namespaces, Sandboxes};
-use corten_runtime::{SandboxControllers, Tasks};
+use corten_mounts::Activations;
+use corten_runtime::{SandboxControllers, ShimSandboxes, Tasks};
 use corten_snapshots::Snapshots;
 use corten_types::{Context, Error, Namespace, ResultExt};
 use tonic::server::NamedService;
@@ -54,8 +56,10 @@ pub struct Services {
     pub containers: Containers,
     pub sandboxes: Sandboxes,
     pub sandbox_controllers: SandboxControllers,
+    pub shim_sandboxes: ShimSandboxes,
     pub namespaces: Namespaces,
     pub collector: Collector,
+    pub activations: Activations,
     pub tasks: Tasks,
     pub streams: Arc<Streams>,
     /// The parts and what came of them.
@@ -100,6 +104,7 @@ pub fn router(services: Services) -> Router<Stack<Named, Identity>> {
         "images": api::images::images_server::ImagesServer<Services>,
         "introspection": api::introspection::introspection_server::IntrospectionServer<Services>,
         "leases": api::leases::leases_server::LeasesServer<Services>,
+        "mounts": api::mounts::mounts_server::MountsServer<Services>,
         "namespaces": api::namespaces::namespaces_server::NamespacesServer<Services>,
         "sandboxes": api::sandbox::store_server::StoreServer<Services>,
         "sandbox-controllers": api::sandbox::controller_server::ControllerServer<Services>,
