@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use corten_types::{Error, Result, ResultExt};
+use corten_types::{Error, ErrorClass, Result, ResultExt};
 use toml::de::DeTable;
 use toml::{Table, Value};
 
@@ -26,8 +26,9 @@ pub fn load(path: &Path) -> Result<Config> {
         if !seen.insert(std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone())) {
             continue;
         }
-        let text = read(&path)?;
-        let document = document(&text, &path, &mut warnings)?;
+        let document = read(&path)
+            .and_then(|text| document(&text, &path, &mut warnings))
+            .map_err(|error| error.with_hint(format!("it is in {}", path.display())))?;
         pending.extend(imports(&document, &path));
         merge::document(&mut merged, document);
     }
@@ -46,11 +47,8 @@ fn read(path: &Path) -> Result<String> {
             _ => error.to_string(),
         };
         let text = format!("open {}: {text}", path.display());
-        if error.kind() == std::io::ErrorKind::NotFound {
-            Error::not_found(text)
-        } else {
-            Error::unknown(text)
-        }
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        Error::bare(if missing { ErrorClass::NotFound } else { ErrorClass::Unknown }, text)
     };
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if metadata.len() > LONGEST {

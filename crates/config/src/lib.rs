@@ -48,7 +48,7 @@ static DEFAULTS: LazyLock<Table> = LazyLock::new(|| {
 });
 
 /// What is in force.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// Always [`VERSION`].
     pub version: i64,
@@ -152,10 +152,10 @@ impl Config {
             }
         }
         merge::document(&mut whole, document);
-        schema::normalize(&mut whole, &DEFAULTS, &mut warnings);
+        schema::normalize(&mut whole, &DEFAULTS);
         let mut config: Self = whole
             .try_into()
-            .map_err(|error: toml::de::Error| Error::invalid_argument(error.message().to_owned()))?;
+            .map_err(|error: toml::de::Error| Error::unknown(format!("toml: {}", error.message().trim())))?;
         // The file's version is said nowhere else.
         config.version = VERSION;
         config.warnings = warnings;

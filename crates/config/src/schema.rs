@@ -117,7 +117,7 @@ impl File<'_> {
                 "plugins" => {}
                 "timeouts" => {
                     for (name, value) in section.iter_mut() {
-                        let form = Value::String("1s".into());
+                        let form = Value::String("text".into());
                         self.typed(&[&key, name], value, &form)?;
                     }
                 }
@@ -203,7 +203,7 @@ const UNKNOWN: &str = "strict mode: fields in the document are missing in the ta
 pub fn check_plugin(uri: &str, value: &Value, defaults: &Table, warnings: &mut Vec<Warning>) -> Result<()> {
     let Value::Table(table) = value else {
         let text = format!("toml: cannot decode TOML {} into plugins.{uri} of type table", name(value));
-        return Err(Error::invalid_argument(text));
+        return Err(Error::unknown(text));
     };
     let Some(known) = plugin(defaults, uri) else { return Ok(()) };
     for (key, value) in table {
@@ -213,11 +213,16 @@ pub fn check_plugin(uri: &str, value: &Value, defaults: &Table, warnings: &mut V
                 message: "Ignoring unknown key in TOML for plugin".into(),
                 fields: vec![("error", UNKNOWN.into()), ("key", key.clone()), ("plugin", uri.into())],
             }),
+            Some(Value::String(form)) if is_duration(form) && value.is_str() => {
+                let text = value.as_str().unwrap_or_default();
+                duration::parse(text)
+                    .map_err(|_| Error::unknown(format!("toml: time: invalid duration {text:?}")))?;
+            }
             Some(form) if fit(&mut value.clone(), form) => {}
             Some(form) => {
                 let (got, wanted) = (name(value), name(form));
                 let text = format!("toml: cannot decode TOML {got} into {uri} {key} of type {wanted}");
-                return Err(Error::invalid_argument(text));
+                return Err(Error::unknown(text));
             }
         }
     }
@@ -225,10 +230,14 @@ pub fn check_plugin(uri: &str, value: &Value, defaults: &Table, warnings: &mut V
 }
 
 /// Takes unknown keys away from the tables of known plugins, and gives values the forms of the defaults.
-pub fn normalize(whole: &mut Table, defaults: &Table, _: &mut Vec<Warning>) {
+pub fn normalize(whole: &mut Table, defaults: &Table) {
     if let Some(Value::Table(plugins)) = whole.get_mut("plugins") {
         for (uri, value) in plugins.iter_mut() {
-            let (Some(known), Value::Table(table)) = (plugin(defaults, uri), value) else { continue };
+            let Value::Table(table) = value else { continue };
+            let Some(known) = plugin(defaults, uri) else {
+                sort(table);
+                continue;
+            };
             table.retain(|key, _| known.contains_key(key) || WITHOUT_DEFAULT.contains(&(uri, key)));
             for (key, value) in table.iter_mut() {
                 known.get(key).map(|form| fit(value, form));

@@ -24,7 +24,7 @@ pub use links::set_link_up;
 pub use loops::attach_loop;
 pub use memory::{economize_heap, trim_heap};
 pub use mounts::{MountChange, change_mount, detached_clone, read_only_clone};
-pub use process::{NewProcess, Program, clone_process, execute, fork, kill, spawn};
+pub use process::{NewProcess, Program, clone_process, execute, fork, kill, set_variable, spawn};
 pub use subvolumes::{create_subvolume, destroy_subvolume, snapshot_subvolume, subvolume_id};
 pub use task::{
     Scheduling, join_session_keyring, set_domain_name, set_groups, set_io_priority, set_personality,

@@ -106,6 +106,20 @@ fn reset_signals() {
     }
 }
 
+/// Sets a variable of this process' environment.
+///
+/// # Errors
+/// When there are other threads, which could read it meanwhile.
+pub fn set_variable(name: &str, value: &std::ffi::OsStr) -> io::Result<()> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("the environment cannot be changed while there are threads"));
+    }
+    // SAFETY: no other thread exists that could read or write the environment, and none starts meanwhile,
+    // since this one would have to start it.
+    unsafe { std::env::set_var(name, value) };
+    Ok(())
+}
+
 /// Replaces this program by another one. It returns only when that fails.
 #[must_use]
 pub fn execute(path: &CStr, arguments: &[impl AsRef<CStr>], environment: &[impl AsRef<CStr>]) -> io::Error {

@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use corten_config::Config;
-use corten_content::{Policy, RemoteBlobs, Store};
-use corten_diff::{Differ, Differs, Walking};
+use corten_config::{Config, duration};
+use corten_content::{Policy, Store};
+use corten_diff::{Differ, Differs, StreamProcessor, Walking};
 use corten_events::Exchange;
-use corten_images::ImageService;
+use corten_images::{ImageService, VerifierDir};
 use corten_metadata::{
     Collector, CollectorOptions, Containers, Database, Images, Leases, Namespaces, Sandboxes, Sweeper,
 };
@@ -18,27 +19,104 @@ use corten_snapshots::{
     Backend, Blockfile, BlockfileOptions, Btrfs, Erofs, ErofsOptions, Native, Overlay, OverlayOptions,
     Snapshots,
 };
-use corten_types::{Error, Result};
+use corten_types::{Error, Result, ResultExt};
 
 use crate::plugins::Plugins;
 use crate::plugins::parts::{
-    CONTENT, DIFFER, GC, METADATA, MOUNT_MANAGER, RUNTIME, SANDBOX_CONTROLLER, SERVICE, SHIM, SNAPSHOTTER,
+    CONTENT, DIFFER, EVENT, GC, METADATA, MOUNT_MANAGER, RUNTIME, SANDBOX_CONTROLLER, SERVICE, SHIM,
+    SNAPSHOTTER, TRANSFER, VERIFIER,
 };
 use crate::proxies;
-use crate::services::Services;
+use crate::services::{Base, Services, Settings};
+
+/// What there is to serve.
+pub struct Assembled {
+    pub base: Base,
+    /// Nothing if the database cannot be used.
+    pub services: Option<Services>,
+    pub database: Option<Database>,
+}
+
+/// What is on disk.
+struct Stores {
+    database: Database,
+    content: Store,
+    snapshots: Snapshots,
+}
 
 /// Opens what is on disk and starts what works by itself.
 ///
 /// # Errors
-/// Whatever keeps the daemon from serving; a part that fails alone is only entered in the table.
-pub fn services(config: &Config, mut plugins: Plugins) -> Result<(Database, Services)> {
-    let root = |uri: &str| config.root.join(uri);
-    let (database, blobs) = database(config, &mut plugins)?;
+/// A failure of a part that is required; others are only entered in the table.
+pub fn services(config: &Config, mut plugins: Plugins) -> Result<Assembled> {
     let exchange = Exchange::default();
-    let content = content(config, blobs, &database, &exchange)?;
-    let backends = backends(config, &mut plugins)?;
-    let proxies = proxies::snapshotters(config, &mut plugins)?;
-    let snapshots = Snapshots::with_proxies(&database, &exchange, backends, proxies)?;
+    plugins.load(EVENT, "exchange", |_| Ok(()))?;
+    let stores = stores(config, &mut plugins, &exchange)?;
+    let database = stores.as_ref().map(|stores| stores.database.clone());
+    let services = stores.map(|stores| over(stores, config, &mut plugins, &exchange)).transpose()?;
+    diff_service(config, &mut plugins)?;
+    plugins.finish()?;
+    let base = Base {
+        exchange,
+        plugins: Arc::new(plugins),
+        uuid_file: config.root.join("io.containerd.grpc.v1.introspection/uuid"),
+        started: SystemTime::now(),
+        tasks: services.as_ref().map(|services| services.tasks.clone()),
+    };
+    Ok(Assembled { base, services, database })
+}
+
+/// Opens the database and what has its records in it.
+fn stores(config: &Config, plugins: &mut Plugins, exchange: &Exchange) -> Result<Option<Stores>> {
+    let blobs = config.root.join(uri(CONTENT, "content"));
+    plugins.load(CONTENT, "content", |entry| {
+        entry.export("root", blobs.display());
+        std::fs::create_dir_all(&blobs).with_context(|| blobs.display().to_string())
+    })?;
+    let remote = proxies::blobs(config, plugins)?;
+    let backends = backends(config, plugins)?;
+    let proxies = proxies::snapshotters(config, plugins)?;
+    let folder = config.root.join(uri(METADATA, "bolt"));
+    let policy_name = config.text(&uri(METADATA, "bolt"), "content_sharing_policy");
+    plugins.load(METADATA, "bolt", |entry| {
+        let (policy, name) = match policy_name {
+            "" | "shared" => (Policy::Shared, "shared"),
+            "isolated" => (Policy::Isolated, "isolated"),
+            other => return Err(Error::invalid_argument(format!("unknown policy: {other}"))),
+        };
+        tracing::info!(policy = name, "metadata content store policy set");
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let file = folder.join("corten.redb");
+        let (database, lost) = Database::open(&file)?;
+        if let Some(lost) = lost {
+            tell_lost(lost);
+        }
+        entry.export("path", file.display());
+        entry.export("policy", name);
+        let content = Store::with_remote(&blobs, &database, exchange, policy, remote)?;
+        let snapshots = Snapshots::with_proxies(&database, exchange, backends, proxies)?;
+        Ok(Stores { database, content, snapshots })
+    })
+}
+
+/// Says what a damaged database cost.
+fn tell_lost(lost: corten_metadata::Lost) {
+    let recovered: Vec<_> = lost.recovered.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let among: Vec<_> = lost.among.into_iter().collect();
+    tracing::error!(
+        set_aside = %lost.set_aside.display(),
+        reason = lost.reason,
+        recovered = recovered.join(", "),
+        missing = lost.missing.map_or("unknown".to_owned(), |missing| missing.to_string()),
+        among = among.join(", "),
+        "the database was damaged: it has been set aside, and what could be read of it is in a new one"
+    );
+}
+
+/// What stands on the stores.
+fn over(stores: Stores, config: &Config, plugins: &mut Plugins, exchange: &Exchange) -> Result<Services> {
+    let Stores { database, content, snapshots } = stores;
+    let exchange = exchange.clone();
     let images = Images::new(database.clone(), exchange.clone());
     let leases = Leases::new(database.clone());
     let containers = Containers::new(database.clone(), exchange.clone());
@@ -47,39 +125,30 @@ pub fn services(config: &Config, mut plugins: Plugins) -> Result<(Database, Serv
     let activations = Activations::open(&folder, std::slice::from_ref(&config.root), &database)?;
     let sweepers: Vec<Arc<dyn Sweeper>> =
         vec![Arc::new(activations.clone()), Arc::new(snapshots.clone()), Arc::new(content.clone())];
-    let options = collector_options(config, &mut plugins)?;
+    let options = collector_options(config, plugins)?;
     let collector = Collector::start(database.clone(), exchange.clone(), sweepers, options);
     let records = StoredRecords { containers: containers.clone(), sandboxes: sandboxes.clone() };
-    let mut runtime = runtime(config);
-    runtime.activations = plugins.load(MOUNT_MANAGER, "bolt", |_| Ok(activations.clone()))?;
-    let tasks = Tasks::open(runtime, Arc::new(records), exchange.clone())?;
-    plugins.load(SHIM, "manager", |_| Ok(()))?;
-    plugins.load(RUNTIME, "task", |entry| {
-        entry.export("log-uri-schemes", corten_runtime::LOG_URI_SCHEMES);
-        Ok(())
-    })?;
-    let differs = differs(config, &mut plugins, &content)?;
+    let mounting = plugins.load(MOUNT_MANAGER, "bolt", |_| Ok(activations.clone()))?;
+    let tasks = tasks(config, plugins, records, &exchange, mounting)?;
+    let differs = differs(config, plugins, &content)?;
     let image_service = ImageService::new(
         content.clone(),
         snapshots.clone(),
         images.clone(),
         leases.clone(),
         differs.clone(),
-        corten_images::Options::default(),
+        image_options(config),
     );
     let shim_sandboxes = tasks.sandboxes();
     let shim = plugins.load(SANDBOX_CONTROLLER, "shim", |_| Ok(shim_sandboxes.clone()))?;
-    let mut controllers = proxies::controllers(config, &mut plugins)?;
+    let mut controllers = proxies::controllers(config, plugins)?;
     controllers.extend(shim.map(|shim| ("shim".to_owned(), Arc::new(shim) as Arc<dyn SandboxController>)));
-    plugins.finish()?;
-    let services = Services {
-        namespaces: Namespaces::new(database.clone(), exchange.clone()),
-        sandbox_controllers: SandboxControllers::new(exchange.clone(), controllers),
+    Ok(Services {
+        namespaces: Namespaces::new(database, exchange.clone()),
+        sandbox_controllers: SandboxControllers::new(exchange, controllers),
         shim_sandboxes,
-        plugins: Arc::new(plugins),
-        uuid_file: root("io.containerd.grpc.v1.introspection").join("uuid"),
         streams: Arc::default(),
-        exchange,
+        settings: settings(config, plugins)?,
         content,
         differs,
         snapshots,
@@ -91,51 +160,7 @@ pub fn services(config: &Config, mut plugins: Plugins) -> Result<(Database, Serv
         collector,
         activations,
         tasks,
-    };
-    Ok((database, services))
-}
-
-type Blobs = Option<Arc<dyn RemoteBlobs>>;
-
-fn database(config: &Config, plugins: &mut Plugins) -> Result<(Database, Blobs)> {
-    let folder = config.root.join(format!("{METADATA}.bolt"));
-    std::fs::create_dir_all(&folder)?;
-    let (database, lost) = Database::open(&folder.join("corten.redb"))?;
-    if let Some(lost) = lost {
-        let recovered: Vec<_> =
-            lost.recovered.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        let among: Vec<_> = lost.among.into_iter().collect();
-        tracing::error!(
-            set_aside = %lost.set_aside.display(),
-            reason = lost.reason,
-            recovered = recovered.join(", "),
-            missing = lost.missing.map_or("unknown".to_owned(), |missing| missing.to_string()),
-            among = among.join(", "),
-            "the database was damaged: it has been set aside, and what could be read of it is in a new one"
-        );
-    }
-    let policy = config.text(&uri(METADATA, "bolt"), "content_sharing_policy").to_owned();
-    plugins.load(CONTENT, "content", |entry| {
-        entry.export("root", config.root.join(uri(CONTENT, "content")).display());
-        Ok(())
-    })?;
-    let blobs = proxies::blobs(config, plugins)?;
-    plugins.load(crate::plugins::parts::EVENT, "exchange", |_| Ok(()))?;
-    plugins.load(METADATA, "bolt", |entry| {
-        entry.export("path", folder.join("corten.redb").display());
-        entry.export("policy", policy);
-        Ok(())
-    })?;
-    Ok((database, blobs))
-}
-
-fn content(config: &Config, blobs: Blobs, database: &Database, exchange: &Exchange) -> Result<Store> {
-    let policy = match config.text(&uri(METADATA, "bolt"), "content_sharing_policy") {
-        "" | "shared" => Policy::Shared,
-        "isolated" => Policy::Isolated,
-        other => return Err(Error::invalid_argument(format!("unknown policy: {other}"))),
-    };
-    Store::with_remote(&config.root.join(uri(CONTENT, "content")), database, exchange, policy, blobs)
+    })
 }
 
 /// The snapshotters that work here.
@@ -145,8 +170,8 @@ fn backends(config: &Config, plugins: &mut Plugins) -> Result<Vec<Arc<dyn Backen
         let uri = uri(SNAPSHOTTER, id);
         let folder = snapshotter_folder(config, &uri);
         let opened = plugins.load(SNAPSHOTTER, id, |entry| {
-            let backend = start(&folder, &uri)?;
             entry.export("root", folder.display());
+            let backend = start(&folder, &uri)?;
             entry.capabilities = backend.capabilities();
             Ok(backend)
         })?;
@@ -190,7 +215,9 @@ fn backends(config: &Config, plugins: &mut Plugins) -> Result<Vec<Arc<dyn Backen
 
 /// The differs, in the order in which they are tried.
 fn differs(config: &Config, plugins: &mut Plugins, content: &Store) -> Result<Differs> {
-    let walking = Walking::new(content.clone(), config.root.join("tmpmounts"));
+    let walking = Walking::new(content.clone(), config.root.join("tmpmounts"))
+        .with_processors(stream_processors(config))
+        .with_sync(config.flag(&uri(SERVICE, "diff-service"), "sync_fs"));
     let erofs =
         plugins.load(DIFFER, "erofs", |_| corten_diff::Erofs::open(content.clone(), walking.clone()))?;
     let proxies = proxies::differs(config, plugins)?;
@@ -199,10 +226,8 @@ fn differs(config: &Config, plugins: &mut Plugins, content: &Store) -> Result<Di
         match name.as_str() {
             "walking" => list.push(Arc::new(walking.clone())),
             "erofs" => list.extend(erofs.clone().map(|erofs| Arc::new(erofs) as _)),
-            other => match proxies.get(other) {
-                Some(proxy) => list.push(Arc::clone(proxy)),
-                None => tracing::warn!(differ = name, "a differ that is configured is not there"),
-            },
+            // Without it the service is told to have failed.
+            other => list.extend(proxies.get(other).cloned()),
         }
     }
     Ok(Differs::new(list))
@@ -218,24 +243,104 @@ fn snapshotter_folder(config: &Config, uri: &str) -> PathBuf {
 
 fn collector_options(config: &Config, plugins: &mut Plugins) -> Result<CollectorOptions> {
     let uri = uri(GC, "scheduler");
-    let table = config.plugin(&uri);
-    let duration = |key: &str| corten_config::duration::parse(config.text(&uri, key));
-    let pause = table.get("pause_threshold").and_then(toml::Value::as_float).unwrap_or_default();
-    let options = CollectorOptions {
-        pause_threshold: pause.clamp(0.0, 0.5),
-        deletion_threshold: config.number(&uri, "deletion_threshold"),
-        mutation_threshold: config.number(&uri, "mutation_threshold"),
-        schedule_delay: duration("schedule_delay")?,
-        startup_delay: duration("startup_delay")?,
-    };
-    plugins.load(GC, "scheduler", |entry| {
+    let pause = config.plugin(&uri).get("pause_threshold").and_then(toml::Value::as_float);
+    let delay = |key: &str| duration::parse(config.text(&uri, key));
+    let options = plugins.load(GC, "scheduler", |entry| {
+        let options = CollectorOptions {
+            pause_threshold: pause.unwrap_or_default().clamp(0.0, 0.5),
+            deletion_threshold: config.number(&uri, "deletion_threshold"),
+            mutation_threshold: config.number(&uri, "mutation_threshold"),
+            schedule_delay: delay("schedule_delay")?,
+            startup_delay: delay("startup_delay")?,
+        };
         entry.export("PauseThreshold", options.pause_threshold);
         entry.export("DeletionThreshold", options.deletion_threshold);
         entry.export("MutationThreshold", options.mutation_threshold);
-        entry.export("ScheduleDelay", corten_config::duration::format(options.schedule_delay));
+        entry.export("ScheduleDelay", duration::format(options.schedule_delay));
+        Ok(options)
+    })?;
+    Ok(options.unwrap_or_default())
+}
+
+/// The table of tasks. Without its part it is there, and nobody can reach it.
+fn tasks(
+    config: &Config,
+    plugins: &mut Plugins,
+    records: StoredRecords,
+    exchange: &Exchange,
+    mounting: Option<Activations>,
+) -> Result<Tasks> {
+    let records = Arc::new(records);
+    let open = |config: &Config| {
+        let mut runtime = runtime(config);
+        runtime.activations = mounting.clone();
+        Tasks::open(runtime, records.clone(), exchange.clone())
+    };
+    let opened = plugins.load(SHIM, "manager", |_| open(config))?;
+    plugins.load(RUNTIME, "task", |entry| {
+        entry.export("log-uri-schemes", corten_runtime::LOG_URI_SCHEMES);
         Ok(())
     })?;
-    Ok(options)
+    // Options of a part that failed must not keep the table from being there.
+    opened.map_or_else(|| open(&Config { plugins: toml::Table::new(), ..config.clone() }), Ok)
+}
+
+/// The service needs all the differs that it is told to use.
+fn diff_service(config: &Config, plugins: &mut Plugins) -> Result<()> {
+    plugins.load(DIFFER, "walking", |_| Ok(()))?;
+    let wanted = config.texts(&uri(SERVICE, "diff-service"), "default");
+    let missing = wanted.iter().find(|id| !plugins.works(DIFFER, id));
+    let failure = missing.map(|id| {
+        let unknown = || Error::unknown(format!("needed differ not loaded: {id}"));
+        plugins.failure(DIFFER, id).unwrap_or_else(unknown)
+    });
+    plugins.load(SERVICE, "diff-service", |_| failure.map_or(Ok(()), Err)).map(drop)
+}
+
+fn stream_processors(config: &Config) -> Vec<StreamProcessor> {
+    let configured = config.stream_processors.clone().into_iter();
+    configured
+        .map(|(id, one)| StreamProcessor {
+            id,
+            accepts: one.accepts,
+            returns: one.returns,
+            path: one.path,
+            args: one.args,
+            env: one.env,
+        })
+        .collect()
+}
+
+fn image_options(config: &Config) -> corten_images::Options {
+    let uri = uri(TRANSFER, "local");
+    let usual = corten_images::Options::default();
+    let or = |key: &str, usual: usize| match config.number(&uri, key) {
+        0 => usual,
+        number => number,
+    };
+    corten_images::Options {
+        max_concurrent_downloads: or("max_concurrent_downloads", usual.max_concurrent_downloads),
+        max_concurrent_unpacks: or("max_concurrent_unpacks", usual.max_concurrent_unpacks),
+        ..usual
+    }
+}
+
+fn settings(config: &Config, plugins: &mut Plugins) -> Result<Settings> {
+    let (transfer, bindir) = (uri(TRANSFER, "local"), uri(VERIFIER, "bindir"));
+    let verifier = plugins.load(VERIFIER, "bindir", |_| {
+        Ok(VerifierDir {
+            name: "bindir".into(),
+            dir: config.text(&bindir, "bin_dir").into(),
+            max_verifiers: usize::try_from(config.number::<i64>(&bindir, "max_verifiers")).ok(),
+            timeout: duration::parse(config.text(&bindir, "per_verifier_timeout"))?,
+        })
+    })?;
+    let hosts = config.text(&transfer, "config_path");
+    Ok(Settings {
+        uploads: config.number::<usize>(&transfer, "max_concurrent_uploaded_layers").max(1),
+        hosts_dirs: std::env::split_paths(hosts).filter(|path| !path.as_os_str().is_empty()).collect(),
+        verifier: verifier.map(Arc::new),
+    })
 }
 
 fn runtime(config: &Config) -> corten_runtime::Config {

@@ -1,54 +1,66 @@
-//! The daemon's life: folders, stores, tasks, sockets, and the orderly end.
+//! The daemon's life: stores, tasks, sockets, and the orderly end.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use corten_config::{Config, GRPC, TTRPC};
-use corten_types::{Error, Result, ResultExt};
+use corten_types::{Error, Result};
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::assemble::{self, Assembled};
 use crate::plugins::Plugins;
-use crate::services::router;
-use crate::{VERSION, assemble, notify, sockets};
+use crate::plugins::parts::SERVER;
+use crate::services::{MessageLimits, router};
+use crate::{notify, sockets, stacks};
 
 /// Runs until it is told to end. Containers go on.
 ///
 /// # Errors
 /// Whatever keeps it from serving.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config, plugins: Plugins) -> Result<()> {
     let begun = Instant::now();
-    tracing::info!(revision = "", version = VERSION, "starting containerd");
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let _broken_pipe = signal(SignalKind::pipe())?;
-    folders(&config)?;
-    let (database, services) = assemble::services(&config, Plugins::new(&config)?)?;
-    let (tasks, sandboxes) = (services.tasks.clone(), services.shim_sandboxes.clone());
-    services.activations.load().await?;
+    tokio::spawn(dump_stacks(signal(SignalKind::user_defined1())?));
+    let Assembled { base, services, database } = assemble::services(&config, plugins)?;
+    let sandboxes = services.as_ref().map(|services| services.shim_sandboxes.clone());
+    if let Some(services) = &services {
+        services.activations.load().await?;
+    }
 
     // The sockets come last: who finds them finds everything behind them.
     let (grpc_address, ttrpc_address) = (config.grpc_address(), config.ttrpc_address());
-    let ttrpc = listen(&config, TTRPC)?;
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let events = corten_ttrpc::Server::new(tasks.event_service()).require_peer(uid, gid);
     let (stop, stopping) = tokio::sync::watch::channel(false);
-    let mut until = stopping.clone();
-    let ttrpc_server = tokio::spawn(async move {
-        events.serve(ttrpc, async move { drop(until.wait_for(|stop| *stop).await) }).await;
-    });
-    tracing::info!(address = %ttrpc_address.display(), "serving...");
-    if let Err(error) = sandboxes.load().await {
-        tracing::error!(%error, "sandboxes could not all be found again");
-    }
-    if let Err(error) = tasks.load().await {
-        tracing::error!(%error, "tasks could not all be found again");
+    let mut ttrpc_server = None;
+    if let Some(tasks) = base.tasks.clone()
+        && base.plugins.works(SERVER, "ttrpc")
+    {
+        let ttrpc = listen(&config, TTRPC)?;
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let events = corten_ttrpc::Server::new(tasks.event_service()).require_peer(uid, gid);
+        let mut until = stopping.clone();
+        ttrpc_server = Some(tokio::spawn(async move {
+            events.serve(ttrpc, async move { drop(until.wait_for(|stop| *stop).await) }).await;
+        }));
+        tracing::info!(address = %ttrpc_address.display(), "serving...");
+        if let Some(sandboxes) = sandboxes
+            && let Err(error) = sandboxes.load().await
+        {
+            tracing::error!(%error, "sandboxes could not all be found again");
+        }
+        if let Err(error) = tasks.load().await {
+            tracing::error!(%error, "tasks could not all be found again");
+        }
     }
     let grpc = listen(&config, GRPC)?;
     tracing::info!(address = %grpc_address.display(), "serving...");
     let mut until = stopping;
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(grpc);
-    let server = router(services).serve_with_incoming_shutdown(incoming, async move {
+    let limits = MessageLimits::new(
+        config.number(GRPC, "max_recv_message_size"),
+        config.number(GRPC, "max_send_message_size"),
+    );
+    let server = router(base, services, limits).serve_with_incoming_shutdown(incoming, async move {
         drop(until.wait_for(|stop| *stop).await);
     });
     let mut server = tokio::spawn(server);
@@ -73,23 +85,23 @@ pub async fn run(config: Config) -> Result<()> {
     if tokio::time::timeout(patience, &mut server).await.is_err() {
         server.abort();
     }
-    ttrpc_server.abort();
-    tokio::task::spawn_blocking(move || database.close()).await.ok();
+    if let Some(server) = ttrpc_server {
+        server.abort();
+    }
+    if let Some(database) = database {
+        tokio::task::spawn_blocking(move || database.close()).await.ok();
+    }
     Ok(())
 }
 
-/// Folders with the modes that containers in user namespaces need and other users must not have.
-fn folders(config: &Config) -> Result<()> {
-    for (path, mode) in [(&config.root, 0o700), (&config.state, 0o711)] {
-        std::fs::create_dir_all(path).with_context(|| path.display().to_string())?;
-        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+/// Tells what the daemon does whenever it is asked to.
+async fn dump_stacks(mut asked: Signal) {
+    while asked.recv().await.is_some() {
+        let dumped = tokio::task::spawn_blocking(stacks::dump).await;
+        if let Ok(Err(error)) = dumped {
+            tracing::warn!(%error, "the stack dump could not be written");
+        }
     }
-    let temporary = config.root.join("tmpmounts");
-    std::fs::create_dir_all(&temporary)?;
-    if let Err(error) = corten_mounts::TempMount::clear(&temporary) {
-        tracing::warn!(%error, "mounts of an earlier run could not be taken away");
-    }
-    Ok(())
 }
 
 /// The socket of a server's plugin.

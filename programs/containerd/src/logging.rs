@@ -81,7 +81,7 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         let time = timestamp::rfc3339(std::time::SystemTime::now());
-        writeln!(writer, "time=\"{time}\" level={level} msg={:?}{}", fields.message, fields.rest)
+        writeln!(writer, "time=\"{time}\" level={level} msg={}{}", quoted(&fields.message), fields.rest)
     }
 }
 
@@ -98,16 +98,19 @@ impl Visit for Fields {
             self.message = text;
             return;
         }
-        let plain =
-            !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./@:".contains(&b));
-        let quoted = text.starts_with('"') && text.ends_with('"');
-        let _ = match plain || quoted {
-            true => write!(self.rest, " {}={text}", field.name()),
-            false => write!(self.rest, " {}={text:?}", field.name()),
-        };
+        // A text that was recorded with its quotes keeps them.
+        let known = text.len() > 1 && text.starts_with('"') && text.ends_with('"');
+        let text = if known { text } else { quoted(&text) };
+        let _ = write!(self.rest, " {}={text}", field.name());
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         self.record_debug(field, &format_args!("{value}"));
     }
+}
+
+/// A text in quotes, unless it can do without.
+fn quoted(text: &str) -> String {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._/@^+".contains(&b));
+    if plain { text.to_owned() } else { format!("{text:?}") }
 }

@@ -2,13 +2,16 @@
 //! in the crates below; here requests are decoded, the domain is called, and answers are encoded.
 
 mod assemble;
+mod commands;
 mod daemon;
 mod logging;
 mod notify;
 mod plugins;
+mod process;
 mod proxies;
 mod services;
 mod sockets;
+mod stacks;
 
 use std::path::PathBuf;
 
@@ -16,9 +19,12 @@ use clap::Parser;
 use corten_config::Config;
 use corten_types::Result;
 
+use plugins::Plugins;
+use plugins::parts::INTERNAL;
+
 /// The container daemon.
 #[derive(Debug, Parser)]
-#[command(name = "containerd", disable_version_flag = true)]
+#[command(name = "containerd", disable_version_flag = true, args_override_self = true)]
 struct Args {
     /// The configuration file.
     #[arg(short, long, global = true)]
@@ -39,26 +45,7 @@ struct Args {
     #[arg(short, long)]
     version: bool,
     #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Command {
-    /// Show the configuration.
-    Config {
-        #[command(subcommand)]
-        command: ConfigCommand,
-    },
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum ConfigCommand {
-    /// The defaults.
-    Default,
-    /// What is in force with the file, its imports and the flags.
-    Dump,
-    /// The file as one of the newest version.
-    Migrate,
+    command: Option<commands::Command>,
 }
 
 /// The version that clients are told.
@@ -66,12 +53,16 @@ const VERSION: &str = concat!("2.1.0-corten.", env!("CARGO_PKG_VERSION"));
 
 fn main() {
     corten_sys::economize_heap(2);
-    let args = Args::parse();
+    let mut args = Args::parse();
     if args.version {
         println!("containerd github.com/containerd/containerd/v2 {VERSION} ");
         return;
     }
-    if let Err(error) = run(args) {
+    let done = match args.command.take() {
+        Some(command) => command.run(args),
+        None => run(args),
+    };
+    if let Err(error) = done {
         eprintln!("containerd: {error}");
         if let Some(hint) = error.hint() {
             eprintln!("hint: {hint}");
@@ -80,20 +71,30 @@ fn main() {
     }
 }
 
-fn run(args: Args) -> Result<()> {
-    let mut config = match &args.command {
-        Some(Command::Config { command: ConfigCommand::Default }) => Config::default(),
-        Some(Command::Config { .. }) => Config::load_if_exists(args.config.as_deref())?,
-        None => Config::load(args.config.as_deref())?,
-    };
-    config.apply_flags(args.log_level, args.address.as_deref(), args.root, args.state);
-    if args.command.is_some() {
-        print!("{}", config.to_toml());
-        return Ok(());
+impl Args {
+    /// Flags override the file.
+    fn apply(self, config: &mut Config) {
+        config.apply_flags(self.log_level, self.address.as_deref(), self.root, self.state);
     }
+}
+
+fn run(args: Args) -> Result<()> {
+    let mut config = Config::load(args.config.as_deref())?;
+    args.apply(&mut config);
     config.validate()?;
     logging::start(&config)?;
     config.warnings.iter().for_each(logging::warn);
+    // What is the whole process' is done while there is one thread.
+    let root = process::prepare(&config)?;
+    tracing::info!(revision = "", version = VERSION, "starting containerd");
+    process::weigh(&config)?;
+    let mut plugins = Plugins::new(&config)?;
+    let opt = config.text("io.containerd.internal.v1.opt", "path").to_owned();
+    plugins.load(INTERNAL, "opt", |entry| {
+        process::use_installed(opt.as_ref())?;
+        entry.export("path", &opt);
+        Ok(())
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
         .thread_stack_size(1 << 20)
@@ -101,8 +102,9 @@ fn run(args: Args) -> Result<()> {
         .max_blocking_threads(64)
         .enable_all()
         .build()?;
-    runtime.block_on(daemon::run(config))?;
+    runtime.block_on(daemon::run(config, plugins))?;
     // Threads that wait for something that never comes must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    drop(root);
     Ok(())
 }

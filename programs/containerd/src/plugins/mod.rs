@@ -73,7 +73,7 @@ impl Plugins {
     /// The parts that a configuration leaves.
     ///
     /// # Errors
-    /// A required part that does not exist; a proxy of an unknown type.
+    /// A required part that does not exist or is disabled; a proxy of an unknown type.
     pub fn new(config: &Config) -> Result<Self> {
         let host = Platform::host();
         let mut entries: Vec<Entry> = PARTS
@@ -94,13 +94,13 @@ impl Plugins {
             let at = entries.iter().position(user).unwrap_or(entries.len());
             entries.insert(at, entry);
         }
+        entries.retain(|entry| !config.disabled_plugins.contains(&entry.to_string()));
         let uris: Vec<String> = entries.iter().map(ToString::to_string).collect();
         let missing: Vec<&str> =
             config.required_plugins.iter().filter(|uri| !uris.contains(uri)).map(String::as_str).collect();
         if !missing.is_empty() {
-            return Err(Error::unknown(format!("required plugin {missing:?} not included").replace('"', "")));
+            return Err(Error::unknown(format!("required plugin [{}] not included", missing.join(" "))));
         }
-        entries.retain(|entry| !config.disabled_plugins.contains(&entry.to_string()));
         Ok(Self { entries, required: config.required_plugins.clone() })
     }
 
@@ -140,6 +140,14 @@ impl Plugins {
     pub fn works(&self, kind: &str, id: &str) -> bool {
         let entry = self.find(kind, id).and_then(|at| self.entries.get(at));
         entry.is_some_and(|entry| matches!(entry.outcome, Outcome::Ok))
+    }
+
+    /// Why a part does not work, if it was tried.
+    pub fn failure(&self, kind: &str, id: &str) -> Option<Error> {
+        match self.entries.get(self.find(kind, id)?)?.outcome {
+            Outcome::Failed(ref error) => Some(error.clone()),
+            _ => None,
+        }
     }
 
     /// As clients are shown them.
@@ -252,7 +260,10 @@ fn describe(entry: &Entry) -> Plugin {
         }
     }
     let failure = match &entry.outcome {
-        Outcome::Failed(error) => Some(Status { code: 2, message: error.to_string(), details: Vec::new() }),
+        Outcome::Failed(error) => {
+            let status = corten_api::to_status(error.clone());
+            Some(Status { code: status.code().into(), message: status.message().into(), details: Vec::new() })
+        }
         _ => None,
     };
     Plugin {

@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Services, context, required, status};
+use super::{Base, context, required, status};
 
 #[tonic::async_trait]
-impl events_server::Events for Services {
+impl events_server::Events for Base {
     async fn publish(&self, request: Request<api::PublishRequest>) -> Result<Response<()>, Status> {
         let failed = |refused: Status| {
             Status::new(refused.code(), format!("failed publishing event: {}", refused.message()))

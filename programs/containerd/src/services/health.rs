@@ -4,7 +4,7 @@ use corten_api::health::health_check_response::ServingStatus;
 use corten_api::health::{HealthCheckRequest, HealthCheckResponse, health_server};
 use tonic::{Request, Response, Status};
 
-use super::{Answers, Services};
+use super::{Answers, Base};
 
 fn check(service: &str) -> Result<HealthCheckResponse, Status> {
     if service.is_empty() || service.starts_with("containerd.services.") {
@@ -14,7 +14,7 @@ fn check(service: &str) -> Result<HealthCheckResponse, Status> {
 }
 
 #[tonic::async_trait]
-impl health_server::Health for Services {
+impl health_server::Health for Base {
     async fn check(
         &self,
         request: Request<HealthCheckRequest>,

@@ -9,7 +9,14 @@ use corten_types::filter::{Fields, text};
 use corten_types::{Error, Filter, Result as Outcome, ResultExt};
 use tonic::{Request, Response, Status};
 
-use super::{Services, status};
+use super::{Base, status, timestamp};
+
+const CGROUP_V1: &str = "The support for cgroup v1 is deprecated since containerd v2.2 and will be removed by no later \
+     than May 2029. Upgrade the host to use cgroup v2.";
+
+fn cgroups_v1() -> bool {
+    !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
 
 /// What was tried when options cannot be read.
 const OPTIONS: &str = "failed to unmarshal plugin info Options";
@@ -26,7 +33,19 @@ impl Fields for PluginFields<'_> {
     }
 }
 
-impl Services {
+impl Base {
+    /// What this host has that will no longer be supported.
+    fn deprecations(&self) -> Vec<api::DeprecationWarning> {
+        if !self.plugins.works("io.containerd.warning.v1", "deprecations") || !cgroups_v1() {
+            return Vec::new();
+        }
+        vec![api::DeprecationWarning {
+            id: "io.containerd.deprecation/cgroup-v1".into(),
+            message: CGROUP_V1.into(),
+            last_occurrence: timestamp(self.started),
+        }]
+    }
+
     /// Made with the first question, and kept.
     fn uuid(&self) -> Outcome<String> {
         if let Ok(known) = std::fs::read_to_string(&self.uuid_file) {
@@ -49,7 +68,7 @@ impl Services {
 }
 
 #[tonic::async_trait]
-impl introspection_server::Introspection for Services {
+impl introspection_server::Introspection for Base {
     async fn plugins(
         &self,
         request: Request<api::PluginsRequest>,
@@ -65,7 +84,7 @@ impl introspection_server::Introspection for Services {
         let uuid = self.uuid().map_err(status)?;
         let pidns = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
         let pid = u64::from(std::process::id());
-        Ok(Response::new(api::ServerResponse { uuid, pid, pidns, deprecations: Vec::new() }))
+        Ok(Response::new(api::ServerResponse { uuid, pid, pidns, deprecations: self.deprecations() }))
     }
 
     async fn plugin_info(
@@ -86,7 +105,8 @@ impl introspection_server::Introspection for Services {
             }
             Some(options) if plugin.r#type == "io.containerd.runtime.v2" => {
                 let asked: RuntimeRequest = corten_api::unpack(options).context(OPTIONS).map_err(status)?;
-                let info = self.tasks.runtime_info(&asked.runtime_path, asked.options.as_ref()).await;
+                let tasks = self.tasks.as_ref().ok_or_else(|| status(Error::unavailable("no runtime")))?;
+                let info = tasks.runtime_info(&asked.runtime_path, asked.options.as_ref()).await;
                 Some(corten_api::pack(&info.map_err(status)?))
             }
             Some(_) => {

@@ -20,19 +20,21 @@ mod version;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use corten_api::keys::{LEASE, MAX_MESSAGE, NAMESPACE};
 use corten_api::services as api;
 use corten_content::Store;
 use corten_diff::Differs;
 use corten_events::Exchange;
-use corten_images::ImageService;
+use corten_images::{ImageService, VerifierDir};
 use corten_metadata::{Collector, Containers, Images, Leases, Namespaces, Sandboxes};
 use corten_mounts::Activations;
 use corten_runtime::{SandboxControllers, ShimSandboxes, Tasks};
 use corten_snapshots::Snapshots;
 use corten_types::{Context, Error, Namespace, ResultExt};
 use tonic::server::NamedService;
+use tonic::service::Routes;
 use tonic::transport::server::Router;
 use tonic::{Request, Status};
 use tower::layer::util::{Identity, Stack};
@@ -43,10 +45,22 @@ use unknown::Named;
 use crate::plugins::Plugins;
 use crate::plugins::parts::GRPC;
 
-/// What the services stand on.
+/// What the services that answer always stand on: events, introspection, version, health.
+#[derive(Clone)]
+pub struct Base {
+    pub exchange: Exchange,
+    /// The parts and what came of them.
+    pub plugins: Arc<Plugins>,
+    pub uuid_file: PathBuf,
+    /// When the daemon started.
+    pub started: SystemTime,
+    /// Asked about runtimes.
+    pub tasks: Option<Tasks>,
+}
+
+/// What the others stand on. There is none of it without the database.
 #[derive(Clone)]
 pub struct Services {
-    pub exchange: Exchange,
     pub content: Store,
     pub differs: Differs,
     pub snapshots: Snapshots,
@@ -62,9 +76,7 @@ pub struct Services {
     pub activations: Activations,
     pub tasks: Tasks,
     pub streams: Arc<Streams>,
-    /// The parts and what came of them.
-    pub plugins: Arc<Plugins>,
-    pub uuid_file: PathBuf,
+    pub settings: Settings,
 }
 
 /// Windows that let a blob flow; the protocol's own are meant for web pages.
@@ -73,48 +85,83 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Calls that one connection may have open; waits and subscriptions are such.
 const STREAMS: u32 = 16_384;
 
+/// Options of the configuration that services ask for.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Blobs of a push that are sent at once.
+    pub uploads: usize,
+    /// Roots of certs.d where a client names none.
+    pub hosts_dirs: Vec<PathBuf>,
+    /// Whether a pull is asked about before.
+    pub verifier: Option<Arc<VerifierDir>>,
+}
+
+/// Bytes of the longest message, each way.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageLimits {
+    receive: usize,
+    send: usize,
+}
+
+impl MessageLimits {
+    /// Zero stands for what is usual.
+    pub fn new(receive: usize, send: usize) -> Self {
+        let or_usual = |size| if size == 0 { MAX_MESSAGE } else { size };
+        Self { receive: or_usual(receive), send: or_usual(send) }
+    }
+}
+
 /// The services whose parts work, on one server. What is not there answers that it is unimplemented.
-pub fn router(services: Services) -> Router<Stack<Named, Identity>> {
-    let plugins = services.plugins.clone();
-    macro_rules! serve {
-        ($($id:literal: $server:path),* $(,)?) => {{
-            let all = [$(($id, <$server as NamedService>::NAME)),*];
-            let working = all.iter().filter(|(id, _)| plugins.works(GRPC, id)).map(|(_, name)| *name);
-            let mut router = tonic::transport::Server::builder()
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_concurrent_streams(STREAMS)
-                .layer(Named(working.collect()))
-                .add_optional_service(None::<api::version::version_server::VersionServer<Services>>);
+pub fn router(
+    base: Base,
+    services: Option<Services>,
+    limits: MessageLimits,
+) -> Router<Stack<Named, Identity>> {
+    let plugins = base.plugins.clone();
+    let (mut routes, mut names) = (Routes::default(), Vec::new());
+    macro_rules! add {
+        ($on:expr, $($id:literal: $server:path),* $(,)?) => {
             $(if plugins.works(GRPC, $id) {
-                router = router.add_service(
-                    <$server>::new(services.clone())
-                        .max_decoding_message_size(MAX_MESSAGE)
-                        .max_encoding_message_size(MAX_MESSAGE),
+                names.push(<$server as NamedService>::NAME);
+                routes = routes.add_service(
+                    <$server>::new($on.clone())
+                        .max_decoding_message_size(limits.receive)
+                        .max_encoding_message_size(limits.send),
                 );
             })*
-            router
-        }};
+        };
     }
-    serve!(
-        "containers": api::containers::containers_server::ContainersServer<Services>,
-        "content": api::content::content_server::ContentServer<Services>,
-        "diff": api::diff::diff_server::DiffServer<Services>,
-        "events": api::events::events_server::EventsServer<Services>,
-        "images": api::images::images_server::ImagesServer<Services>,
-        "introspection": api::introspection::introspection_server::IntrospectionServer<Services>,
-        "leases": api::leases::leases_server::LeasesServer<Services>,
-        "mounts": api::mounts::mounts_server::MountsServer<Services>,
-        "namespaces": api::namespaces::namespaces_server::NamespacesServer<Services>,
-        "sandboxes": api::sandbox::store_server::StoreServer<Services>,
-        "sandbox-controllers": api::sandbox::controller_server::ControllerServer<Services>,
-        "snapshots": api::snapshots::snapshots_server::SnapshotsServer<Services>,
-        "streaming": api::streaming::streaming_server::StreamingServer<Services>,
-        "tasks": api::tasks::tasks_server::TasksServer<Services>,
-        "transfer": api::transfer::transfer_server::TransferServer<Services>,
-        "version": api::version::version_server::VersionServer<Services>,
-        "healthcheck": corten_api::health::health_server::HealthServer<Services>,
-    )
+    add!(
+        base,
+        "events": api::events::events_server::EventsServer<Base>,
+        "introspection": api::introspection::introspection_server::IntrospectionServer<Base>,
+        "version": api::version::version_server::VersionServer<Base>,
+        "healthcheck": corten_api::health::health_server::HealthServer<Base>,
+    );
+    if let Some(services) = services {
+        add!(
+            services,
+            "containers": api::containers::containers_server::ContainersServer<Services>,
+            "content": api::content::content_server::ContentServer<Services>,
+            "diff": api::diff::diff_server::DiffServer<Services>,
+            "images": api::images::images_server::ImagesServer<Services>,
+            "leases": api::leases::leases_server::LeasesServer<Services>,
+            "mounts": api::mounts::mounts_server::MountsServer<Services>,
+            "namespaces": api::namespaces::namespaces_server::NamespacesServer<Services>,
+            "sandboxes": api::sandbox::store_server::StoreServer<Services>,
+            "sandbox-controllers": api::sandbox::controller_server::ControllerServer<Services>,
+            "snapshots": api::snapshots::snapshots_server::SnapshotsServer<Services>,
+            "streaming": api::streaming::streaming_server::StreamingServer<Services>,
+            "tasks": api::tasks::tasks_server::TasksServer<Services>,
+            "transfer": api::transfer::transfer_server::TransferServer<Services>,
+        );
+    }
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .layer(Named(names.into()))
+        .add_routes(routes)
 }
 
 /// The status of an error; the one place where they meet.

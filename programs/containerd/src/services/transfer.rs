@@ -7,7 +7,7 @@ use corten_api::transfer_types::{self as objects, AuthRequest, AuthResponse, Aut
 use corten_images::naming::ImageReference;
 use corten_images::progress::{self, Progress, ProgressReceiver};
 use corten_images::{
-    Destination, ExportRequest, Image, ImportRequest, Platforms, PullRequest, PushRequest, Unpack,
+    Destination, ExportRequest, Image, ImportRequest, Platforms, PullRequest, PushRequest, Unpack, Verifier,
 };
 use corten_registry::{Credential, CredentialRequest, Credentials, Resolver, ResolverOptions, Scheme};
 use corten_types::{Any, Context, Error, ErrorClass, Result as Outcome};
@@ -16,8 +16,6 @@ use tonic::{Request, Response, Status};
 use super::streaming::Stream;
 use super::{Services, context, required, status};
 
-/// Blobs of one image that are sent at once.
-const MAX_UPLOADS: usize = 3;
 /// Bytes of an archive between the store and its stream.
 const PIPE: usize = 256 << 10;
 
@@ -115,7 +113,8 @@ impl Services {
         progress: &progress::ProgressSender,
     ) -> Outcome<()> {
         let resolver = self.resolver(ctx, from.resolver).await?;
-        let request = PullRequest { reference: from.reference, destination: destination(to), verifier: None };
+        let verifier = self.settings.verifier.clone().map(|verifier| verifier as Arc<dyn Verifier>);
+        let request = PullRequest { reference: from.reference, destination: destination(to), verifier };
         self.image_service.pull(ctx, &resolver, &request, progress).await.map(drop)
     }
 
@@ -128,11 +127,10 @@ impl Services {
             credentials = Some(Arc::new(Asked(tokio::sync::Mutex::new(stream))));
         }
         Ok(Resolver::new(ResolverOptions {
-            hosts_dirs: Some(options.host_dir)
-                .filter(|dir| !dir.is_empty())
-                .map(Into::into)
-                .into_iter()
-                .collect(),
+            hosts_dirs: match options.host_dir.as_str() {
+                "" => self.settings.hosts_dirs.clone(),
+                dir => vec![dir.into()],
+            },
             default_scheme: match options.default_scheme.as_str() {
                 "http" => Some(Scheme::Http),
                 "https" => Some(Scheme::Https),
@@ -158,7 +156,7 @@ impl Services {
             reference: to.reference,
             target: image.target,
             platforms: chosen(from.platforms),
-            max_concurrent_uploads: MAX_UPLOADS,
+            max_concurrent_uploads: self.settings.uploads,
         };
         self.image_service.push(ctx, &resolver, &request, progress).await
     }
