@@ -312,6 +312,59 @@ fn layers_that_are_erofs_images_are_used_as_they_are() {
     node.finish();
 }
 
+/// After a loss of power the images of layers are mounted again when somebody needs them.
+#[test]
+fn erofs_layers_are_mounted_again_after_a_reboot() {
+    let kind = Kind::erofs();
+    let mut node = kind.start();
+    let archive = node.join("image.tar");
+    let above = Layer::new().file("tmp/above", 0o644, b"two\n").finish();
+    ImageBuilder::busybox().layer(above).build().save(&archive, "lab/box:1").unwrap();
+    node.ctr(["images", "import", "--snapshotter", "erofs", archive.to_str().unwrap()]).ok();
+    kind.snapshots(&node, &["prepare", "kept", &top(&kind, &node)]);
+    node.kill_daemon();
+    assert!(!kind.scratch.mounts().is_empty());
+    for mount in kind.scratch.mounts() {
+        rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::empty()).unwrap();
+    }
+    node.start_daemon();
+    kind.with_mounted(&node, "kept", |at| {
+        assert_eq!(std::fs::read_to_string(at.join("tmp/above")).unwrap(), "two\n");
+        assert!(at.join("bin/busybox").is_file());
+    });
+    kind.remove(&node, &["kept"]);
+    node.ctr(["images", "rm", "--sync", "lab/box:1"]).ok();
+    kind.is_clean();
+    node.finish();
+}
+
+/// The snapshot that nobody stands on.
+fn top(kind: &Kind, node: &Node) -> String {
+    let table = kind.snapshots(node, &["ls"]);
+    let rows: Vec<Vec<&str>> = table.lines().skip(1).map(|row| row.split_whitespace().collect()).collect();
+    let parents: Vec<&str> = rows.iter().filter(|row| row.len() == 3).map(|row| row[1]).collect();
+    rows.iter().map(|row| row[0]).find(|name| !parents.contains(name)).unwrap().to_owned()
+}
+
+#[test]
+fn subvolumes_that_somebody_made_in_a_snapshot_go_with_it() {
+    let kind = Kind::btrfs();
+    let node = kind.start();
+    kind.snapshots(&node, &["prepare", "a"]);
+    kind.with_mounted(&node, "a", |at| {
+        std::fs::create_dir(at.join("folder")).unwrap();
+        for name in ["folder/inner", "folder/inner/innermost", "other"] {
+            let mut make = Command::new("btrfs");
+            make.args(["subvolume", "create"]).arg(at.join(name));
+            command::run(make).ok();
+            std::fs::write(at.join(name).join("file"), name).unwrap();
+        }
+    });
+    kind.remove(&node, &["a"]);
+    kind.is_clean();
+    node.finish();
+}
+
 #[test]
 fn snapshotters_that_cannot_be_are_skipped_with_the_reason() {
     let node = Node::start();
@@ -322,6 +375,10 @@ fn snapshotters_that_cannot_be_are_skipped_with_the_reason() {
     };
     assert_eq!([status("blockfile"), status("erofs")], ["skip", "ok"]);
     assert!(node.log().contains("no scratch file generator: skip plugin"));
+    if status("btrfs") == "skip" {
+        let reason = "must be a btrfs filesystem to be used with the btrfs snapshotter: skip plugin";
+        assert!(node.log().contains(reason), "{}", node.log());
+    }
     let refused = node.ctr(["snapshots", "--snapshotter", "blockfile", "ls"]);
     refused.fails_with("snapshotter not loaded: blockfile");
     node.finish();
