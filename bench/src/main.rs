@@ -7,6 +7,7 @@
 
 mod memory;
 mod start;
+mod store;
 
 use std::path::PathBuf;
 
@@ -28,6 +29,32 @@ struct Args {
     /// Containers started at once, and left running when memory is measured.
     #[arg(long, default_value_t = 50)]
     containers: usize,
+    /// Records that are listed.
+    #[arg(long, default_value_t = 10_000)]
+    records: usize,
+    /// Objects that are collected while a writer waits.
+    #[arg(long, default_value_t = 100_000)]
+    objects: usize,
+    /// Only these figures.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Figure>,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Figure {
+    /// Containers, one after the other and at once.
+    Start,
+    /// Memory of the daemon and of shims.
+    Memory,
+    /// Small writes.
+    Writes,
+    /// Lists of containers.
+    List,
+    /// A large blob.
+    Content,
+    /// The longest wait of a writer while much is collected.
+    Collect,
 }
 
 /// The two nodes under comparison.
@@ -49,18 +76,47 @@ fn main() {
     }
     let sides = Sides { ours: Node::start(), theirs: Node::peer(&Peers::find().containerd_2_1()).start() };
     println!("{:44} {:>12} {:>12} {:>8} {:>8}", "", "corten", "Debian 2.1", "ratio", "budget");
-    memory::idle(&sides);
+    let wanted = |figure| args.only.is_empty() || args.only.contains(&figure);
+    if wanted(Figure::Memory) {
+        memory::idle(&sides);
+    }
+    if wanted(Figure::Start) || wanted(Figure::Memory) {
+        containers(&sides, &args, wanted(Figure::Start), wanted(Figure::Memory));
+    }
+    if wanted(Figure::Writes) {
+        store::writes(&sides, 1000);
+    }
+    if wanted(Figure::List) {
+        store::list(&sides, args.records);
+    }
+    if wanted(Figure::Content) {
+        store::content(&sides, 500);
+    }
+    if wanted(Figure::Collect) {
+        store::collect(&sides.ours, args.objects);
+    }
+    memory::after(&sides);
+    sides.ours.finish();
+    sides.theirs.finish();
+}
+
+/// Figures that need containers of an image.
+fn containers(sides: &Sides, args: &Args, start: bool, memory: bool) {
     let archive = sides.ours.join("image.tar");
     ImageBuilder::busybox().build().save(&archive, IMAGE).unwrap();
     for node in [&sides.ours, &sides.theirs] {
         node.ctr(["images", "import", archive.to_str().unwrap()]).ok();
     }
-    start::sequential(&sides, args.runs);
-    start::at_once(&sides, args.containers);
-    memory::measure(&sides, args.containers);
-    start::breakdown(&sides.ours);
-    sides.ours.finish();
-    sides.theirs.finish();
+    if start {
+        start::sequential(sides, args.runs);
+        start::at_once(sides, args.containers);
+    }
+    if memory {
+        memory::measure(sides, args.containers);
+    }
+    if start {
+        start::breakdown(&sides.ours);
+    }
 }
 
 /// Replaces this process by itself with the variables set, which the harness reads.

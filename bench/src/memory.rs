@@ -12,6 +12,12 @@ pub fn idle(sides: &Sides) {
     row_alone("daemon, resident, idle", "MB", resident(&sides.ours), Some(resident(&sides.theirs)), 12.0);
 }
 
+/// The daemon's resident memory after all that was asked of it.
+pub fn after(sides: &Sides) {
+    let resident = |node: &Node| status(node.pid().unwrap() as i32, "VmRSS") / 1024.0;
+    row("daemon, resident, at the end", "MB", resident(&sides.ours), resident(&sides.theirs), None);
+}
+
 /// The daemon's resident memory before and with containers, and a shim's anonymous and proportional
 /// memory.
 pub fn measure(sides: &Sides, containers: usize) {

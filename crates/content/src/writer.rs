@@ -2,6 +2,7 @@
 
 use std::fs::{File, Permissions};
 use std::io::{Read, Seek};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::SystemTime;
 
@@ -15,6 +16,8 @@ use crate::store::{Hold, IngestStatus, Lock, Store, WriterOptions, blocking};
 
 /// Bytes read at once to hash what is there already.
 const BUFFER: usize = 256 << 10;
+/// Bytes that the disk is set to work on at a time.
+const WRITEBACK: usize = 8 << 20;
 
 /// An open ingest. Dropped without a commit it stays and can be resumed.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ struct Own {
     file: File,
     algorithm: Algorithm,
     digester: Digester,
+    /// Bytes written since the disk was last set to work.
+    unsynced: usize,
 }
 
 /// A blob whose file is there, and stays.
@@ -175,6 +180,12 @@ impl Writer {
         let (offset, reference) = (self.offset, self.ingest.reference.clone());
         let own = self.own(false)?;
         own.file.write_all_at(data, offset).with_context(|| format!("failed to write {reference:?}"))?;
+        own.unsynced += data.len();
+        if own.unsynced >= WRITEBACK {
+            // The disk works while the next bytes arrive and are hashed, instead of all at once at the commit.
+            corten_sys::start_writeback(own.file.as_fd());
+            own.unsynced = 0;
+        }
         own.digester.update(data);
         self.offset += data.len() as u64;
         self.updated_at = SystemTime::now();
@@ -308,7 +319,7 @@ impl Own {
     fn open(files: &IngestFiles, backend: &str, total: u64, algorithm: Algorithm) -> Result<(Self, u64)> {
         let mut file = files.open(backend, total)?;
         let (digester, length) = hash(&mut file, algorithm, u64::MAX)?;
-        Ok((Self { file, algorithm, digester }, length))
+        Ok((Self { file, algorithm, digester, unsynced: 0 }, length))
     }
 }
 

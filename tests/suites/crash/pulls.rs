@@ -41,6 +41,11 @@ impl Sample {
         Self { reference: registry.push(&image, &format!("lab/{name}:1")), blobs, chain, layers }
     }
 
+    /// Pulls it.
+    pub fn pull(&self, node: &Node) {
+        node.ctr(["images", "pull", "--plain-http", &self.reference]).ok();
+    }
+
     fn key(&self) -> Key {
         (Kind::Pull, self.reference.clone())
     }
@@ -79,9 +84,9 @@ pub fn work(node: &Node, sample: &Sample, pulled: &AtomicUsize, stop: impl Fn() 
         history.begin(&key, next.clone());
         let pulls = next.is_some();
         match pulls {
-            true => node.ctr(["images", "pull", "--plain-http", &sample.reference]).ok(),
-            false => node.ctr(["images", "rm", &sample.reference]).ok(),
-        };
+            true => sample.pull(node),
+            false => drop(node.ctr(["images", "rm", &sample.reference]).ok()),
+        }
         history.acknowledge(&key);
         pulled.fetch_add(pulls.into(), Ordering::SeqCst);
     }
