@@ -13,7 +13,10 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::convert::Convert;
+use super::image_mounts::{ImageMount, ImageUnmount};
 use super::image_records::{Check, Label, Usage};
+use super::image_tree::ImageTree;
 use super::images_out::{Export, Push};
 use crate::client::{Daemon, error};
 use crate::container::{labels, manifest, read_blob};
@@ -53,6 +56,15 @@ pub enum Images {
     Check(Check),
     /// What their snapshots take up.
     Usage(Usage),
+    /// Make one with other media types or compression of another one.
+    Convert(Convert),
+    /// Show what one consists of.
+    #[command(visible_alias = "i")]
+    Inspect(ImageTree),
+    /// Mount the files of one on a folder.
+    Mount(ImageMount),
+    /// Take the files of one from a folder.
+    Unmount(ImageUnmount),
     /// Give one another name.
     Tag {
         /// Replace what has the name.
@@ -171,6 +183,10 @@ impl Images {
             Self::Label(label) => label.run(daemon).await,
             Self::Check(check) => check.run(daemon).await,
             Self::Usage(usage) => usage.run(daemon).await,
+            Self::Convert(convert) => convert.run(daemon).await,
+            Self::Inspect(tree) => tree.run(daemon).await,
+            Self::Mount(mount) => mount.run(daemon).await,
+            Self::Unmount(unmount) => unmount.run(daemon).await,
             Self::Tag { force: _, source, targets } => {
                 for target in targets {
                     let named = |name: &str| {
