@@ -20,6 +20,7 @@ pub struct NodeBuilder {
     path: Vec<PathBuf>,
     config: String,
     root: Option<PathBuf>,
+    environment: Vec<(String, String)>,
 }
 
 impl NodeBuilder {
@@ -44,7 +45,7 @@ impl NodeBuilder {
         self
     }
 
-    /// The daemon's configuration file.
+    /// The daemon's configuration file; `$NODE` stands for the private folder.
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         self.config = toml.into();
@@ -58,21 +59,33 @@ impl NodeBuilder {
         self
     }
 
+    /// A variable of the daemon's environment; `$NODE` stands for the private folder.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
     /// Starts the daemon and waits until it serves.
     pub fn start(self) -> Node {
         let scratch = Scratch::new();
+        let private = |text: &str| text.replace("$NODE", &scratch.path().display().to_string());
+        let config = private(&self.config);
+        let environment =
+            self.environment.iter().map(|(name, value)| (name.clone(), private(value))).collect();
         let unique = scratch.path().file_name().and_then(OsStr::to_str).unwrap_or("corten").to_owned();
         let mut node = Node {
             namespace: unique.replace('_', "x"),
             daemon: self.daemon,
             ctr: self.ctr,
             path: self.path,
+            environment,
             child: None,
             root: self.root.unwrap_or_else(|| scratch.join("root")),
             scratch,
             finished: false,
         };
-        std::fs::write(node.scratch.join("config.toml"), self.config).unwrap();
+        std::fs::write(node.scratch.join("config.toml"), config).unwrap();
         node.start_daemon();
         node
     }
@@ -87,6 +100,7 @@ pub struct Node {
     ctr: PathBuf,
     path: Vec<PathBuf>,
     root: PathBuf,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
     finished: bool,
 }
@@ -106,6 +120,7 @@ impl Node {
             path: vec![ours],
             config: "version = 2\n".into(),
             root: None,
+            environment: Vec::new(),
         }
     }
 
@@ -118,6 +133,7 @@ impl Node {
             // The services under test do not need Kubernetes' plugin, which wants a network.
             config: "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n".into(),
             root: None,
+            environment: Vec::new(),
         }
     }
 
@@ -174,6 +190,7 @@ impl Node {
             .arg(self.address())
             .args(["--log-level", "debug"])
             .env("PATH", self.search_path())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -5,7 +5,7 @@
 //! meanwhile is lost. Then the owners of files sweep.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use corten_api::services::images as told;
@@ -74,6 +74,39 @@ impl Default for CollectorOptions {
 #[derive(Clone, Debug)]
 pub struct Collector {
     requests: mpsc::Sender<Request>,
+    runs: Arc<Mutex<Runs>>,
+}
+
+/// What the collector has done since it was started.
+#[derive(Clone, Debug, Default)]
+pub struct Runs {
+    /// Collections that succeeded.
+    pub succeeded: u64,
+    /// Collections that failed.
+    pub failed: u64,
+    /// What those that succeeded took together.
+    pub spent: Duration,
+    /// How many of them took at most so many seconds, and longer than the bound before.
+    pub within: [u64; Runs::BOUNDS.len()],
+}
+
+impl Runs {
+    /// Bounds of durations, in seconds.
+    pub const BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+    fn note(&mut self, took: Duration, succeeded: bool) {
+        if !succeeded {
+            self.failed += 1;
+            return;
+        }
+        self.succeeded += 1;
+        self.spent += took;
+        let bucket =
+            Self::BOUNDS.iter().zip(&mut self.within).find(|(bound, _)| took.as_secs_f64() <= **bound);
+        if let Some((_, count)) = bucket {
+            *count += 1;
+        }
+    }
 }
 
 type Request = oneshot::Sender<Result<()>>;
@@ -91,8 +124,15 @@ impl Collector {
         let work = Work::new(database, exchange, sweepers);
         let due = Instant::now() + options.startup_delay;
         let schedule = Schedule { options, due, must: true, expiry: None, runs: 0, spent: Duration::ZERO };
-        tokio::spawn(run(work, schedule, receiver));
-        Self { requests }
+        let runs = Arc::<Mutex<Runs>>::default();
+        tokio::spawn(run(work, schedule, receiver, runs.clone()));
+        Self { requests, runs }
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn runs(&self) -> Runs {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Collects, from here on, and waits for the end.
@@ -107,7 +147,12 @@ impl Collector {
     }
 }
 
-async fn run(mut work: Work, mut schedule: Schedule, mut requests: mpsc::Receiver<Request>) {
+async fn run(
+    mut work: Work,
+    mut schedule: Schedule,
+    mut requests: mpsc::Receiver<Request>,
+    runs: Arc<Mutex<Runs>>,
+) {
     while let Some(mut waiting) = schedule.wait(&work.database, &mut requests).await {
         while let Ok(request) = requests.try_recv() {
             waiting.push(request);
@@ -117,6 +162,7 @@ async fn run(mut work: Work, mut schedule: Schedule, mut requests: mpsc::Receive
         if let Err(error) = &result {
             tracing::error!(%error, "the collection failed");
         }
+        runs.lock().unwrap_or_else(PoisonError::into_inner).note(begun.elapsed(), result.is_ok());
         schedule.ran(begun.elapsed(), result.as_ref().map(|expiry| *expiry).map_err(|_| ()));
         let result = result.map(drop).map_err(|error| error.context("gc failed"));
         for request in waiting {

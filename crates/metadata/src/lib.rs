@@ -37,7 +37,7 @@ mod mark;
 
 pub use activations::{Activation, ActivationRecords, ActiveMount};
 pub use blobs::{BlobRecord, Blobs};
-pub use collector::{Collector, CollectorOptions, Sweeper};
+pub use collector::{Collector, CollectorOptions, Runs, Sweeper};
 pub use containers::{Container, Containers, Runtime};
 pub use database::{Database, Options};
 pub use images::{Image, Images};

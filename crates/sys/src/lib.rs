@@ -6,12 +6,14 @@
 
 mod bpf;
 mod descriptors;
+mod heap;
 mod identities;
 mod links;
 mod loops;
 mod memory;
 mod mounts;
 mod process;
+mod sampler;
 mod subvolumes;
 mod task;
 
@@ -19,12 +21,14 @@ pub use bpf::{attach_device_filter, load_device_filter};
 pub use descriptors::{
     bequeath, close_all_except, close_inherited, close_on_exec, hand_over, inherited, start_writeback,
 };
+pub use heap::{HeapSite, HeapUsage, SampledHeap, heap_samples, heap_usage, sample_heap};
 pub use identities::user_namespace;
 pub use links::set_link_up;
 pub use loops::attach_loop;
 pub use memory::{economize_heap, trim_heap};
 pub use mounts::{MountChange, change_mount, detached_clone, read_only_clone};
 pub use process::{NewProcess, Program, clone_process, execute, fork, kill, set_variable, spawn};
+pub use sampler::{Sample, Sampler};
 pub use subvolumes::{create_subvolume, destroy_subvolume, snapshot_subvolume, subvolume_id};
 pub use task::{
     Scheduling, join_session_keyring, set_domain_name, set_groups, set_io_priority, set_personality,

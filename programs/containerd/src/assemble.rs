@@ -21,6 +21,7 @@ use corten_snapshots::{
 };
 use corten_types::{Error, Result, ResultExt};
 
+use crate::observe::{self, Wanted};
 use crate::plugins::Plugins;
 use crate::plugins::parts::{
     CONTENT, DIFFER, EVENT, GC, METADATA, MOUNT_MANAGER, RUNTIME, SANDBOX_CONTROLLER, SERVICE, SHIM,
@@ -35,6 +36,7 @@ pub struct Assembled {
     /// Nothing if the database cannot be used.
     pub services: Option<Services>,
     pub database: Option<Database>,
+    pub wanted: Wanted,
 }
 
 /// What is on disk.
@@ -55,6 +57,7 @@ pub fn services(config: &Config, mut plugins: Plugins) -> Result<Assembled> {
     let database = stores.as_ref().map(|stores| stores.database.clone());
     let services = stores.map(|stores| over(stores, config, &mut plugins, &exchange)).transpose()?;
     diff_service(config, &mut plugins)?;
+    let wanted = observe::wanted(config, &mut plugins)?;
     plugins.finish()?;
     let base = Base {
         exchange,
@@ -63,7 +66,7 @@ pub fn services(config: &Config, mut plugins: Plugins) -> Result<Assembled> {
         started: SystemTime::now(),
         tasks: services.as_ref().map(|services| services.tasks.clone()),
     };
-    Ok(Assembled { base, services, database })
+    Ok(Assembled { base, services, database, wanted })
 }
 
 /// Opens the database and what has its records in it.

@@ -8,6 +8,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::assemble::{self, Assembled};
+use crate::observe::Observation;
 use crate::plugins::Plugins;
 use crate::plugins::parts::SERVER;
 use crate::services::{MessageLimits, router};
@@ -22,12 +23,13 @@ pub async fn run(config: Config, plugins: Plugins) -> Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let _broken_pipe = signal(SignalKind::pipe())?;
     tokio::spawn(dump_stacks(signal(SignalKind::user_defined1())?));
-    let Assembled { base, services, database } = assemble::services(&config, plugins)?;
+    let Assembled { base, services, database, mut wanted } = assemble::services(&config, plugins)?;
     let sandboxes = services.as_ref().map(|services| services.shim_sandboxes.clone());
     if let Some(services) = &services {
         services.activations.load().await?;
     }
 
+    let mut observation = Observation::start(&mut wanted, services.as_ref()).await?;
     // The sockets come last: who finds them finds everything behind them.
     let (grpc_address, ttrpc_address) = (config.grpc_address(), config.ttrpc_address());
     let (stop, stopping) = tokio::sync::watch::channel(false);
@@ -52,6 +54,7 @@ pub async fn run(config: Config, plugins: Plugins) -> Result<()> {
             tracing::error!(%error, "tasks could not all be found again");
         }
     }
+    observation.watch_containers(&wanted, services.as_ref());
     let grpc = listen(&config, GRPC)?;
     tracing::info!(address = %grpc_address.display(), "serving...");
     let mut until = stopping;
@@ -60,9 +63,12 @@ pub async fn run(config: Config, plugins: Plugins) -> Result<()> {
         config.number(GRPC, "max_recv_message_size"),
         config.number(GRPC, "max_send_message_size"),
     );
-    let server = router(base, services, limits).serve_with_incoming_shutdown(incoming, async move {
-        drop(until.wait_for(|stop| *stop).await);
-    });
+    let server = router(base, services, limits, &observation.watch).serve_with_incoming_shutdown(
+        incoming,
+        async move {
+            drop(until.wait_for(|stop| *stop).await);
+        },
+    );
     let mut server = tokio::spawn(server);
     notify::tell("READY=1");
     tracing::info!("containerd successfully booted in {:.6}s", begun.elapsed().as_secs_f64());
@@ -88,6 +94,7 @@ pub async fn run(config: Config, plugins: Plugins) -> Result<()> {
     if let Some(server) = ttrpc_server {
         server.abort();
     }
+    observation.finish(&wanted).await;
     if let Some(database) = database {
         tokio::task::spawn_blocking(move || database.close()).await.ok();
     }

@@ -2,16 +2,23 @@
 //! in the crates below; here requests are decoded, the domain is called, and answers are encoded.
 
 mod assemble;
+mod calls;
 mod commands;
 mod daemon;
+mod debug;
 mod logging;
+mod metrics;
 mod notify;
+mod observe;
 mod plugins;
 mod process;
 mod proxies;
+mod restart;
 mod services;
+mod site;
 mod sockets;
 mod stacks;
+mod traces;
 
 use std::path::PathBuf;
 
@@ -47,6 +54,10 @@ struct Args {
     #[command(subcommand)]
     command: Option<commands::Command>,
 }
+
+/// The C library's, which is sampled while there is a debug socket.
+#[global_allocator]
+static HEAP: corten_sys::SampledHeap = corten_sys::SampledHeap;
 
 /// The version that clients are told.
 const VERSION: &str = concat!("2.1.0-corten.", env!("CARGO_PKG_VERSION"));

@@ -37,9 +37,13 @@ pub const DIFFER: &str = "io.containerd.differ.v1";
 pub const EVENT: &str = "io.containerd.event.v1";
 pub const GC: &str = "io.containerd.gc.v1";
 pub const GRPC: &str = "io.containerd.grpc.v1";
+pub const HTTP: &str = "io.containerd.http.v1";
 pub const INTERNAL: &str = "io.containerd.internal.v1";
 pub const LEASE: &str = "io.containerd.lease.v1";
 pub const METADATA: &str = "io.containerd.metadata.v1";
+pub const METRICS: &str = "io.containerd.metrics.v1";
+pub const MONITOR_CONTAINER: &str = "io.containerd.monitor.container.v1";
+pub const MONITOR_TASK: &str = "io.containerd.monitor.task.v1";
 pub const MOUNT_HANDLER: &str = "io.containerd.mount-handler.v1";
 pub const MOUNT_MANAGER: &str = "io.containerd.mount-manager.v1";
 pub const RUNTIME: &str = "io.containerd.runtime.v2";
@@ -50,6 +54,7 @@ pub const SERVICE: &str = "io.containerd.service.v1";
 pub const SHIM: &str = "io.containerd.shim.v1";
 pub const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 pub const STREAMING: &str = "io.containerd.streaming.v1";
+pub const TRACING: &str = "io.containerd.tracing.processor.v1";
 pub const TRANSFER: &str = "io.containerd.transfer.v1";
 pub const VERIFIER: &str = "io.containerd.image-verifier.v1";
 pub const WARNING: &str = "io.containerd.warning.v1";
@@ -69,8 +74,12 @@ pub const PARTS: &[Part] = &[
     part(SNAPSHOTTER, "erofs", &[]).on_host(),
     part(SNAPSHOTTER, "native", &[]).on_host(),
     part(SNAPSHOTTER, "overlayfs", &[]).on_host(),
+    part(MONITOR_TASK, "cgroups", &[One(EVENT)]).on_host(),
     part(METADATA, "bolt", &[One(CONTENT), One(EVENT), Any(SNAPSHOTTER)]),
     part(GC, "scheduler", &[One(METADATA)]),
+    part(SERVER, "metrics", &[]),
+    part(TRACING, "otlp", &[]),
+    part(INTERNAL, "tracing", &[Any(TRACING)]),
     part(SERVICE, "containers-service", &[One(METADATA), One(EVENT)]),
     part(SERVICE, "content-service", &[One(METADATA)]),
     part(DIFFER, "erofs", &[One(METADATA)]).on_host(),
@@ -107,5 +116,9 @@ pub const PARTS: &[Part] = &[
     part(GRPC, "version", &[]),
     part(GRPC, "healthcheck", &[]),
     part(SERVER, "ttrpc", &[]),
-    part(SERVER, "grpc", &[Any(GRPC)]),
+    part(MONITOR_CONTAINER, "restart", &[One(EVENT), Any(SERVICE)]),
+    part(METRICS, "grpc-prometheus", &[Any(GRPC)]),
+    part(SERVER, "grpc", &[Any(GRPC), Any(METRICS)]),
+    part(HTTP, "pprof", &[]),
+    part(SERVER, "debug", &[Any(HTTP)]),
 ];

@@ -42,6 +42,7 @@ use tower::layer::util::{Identity, Stack};
 use streaming::Streams;
 use unknown::Named;
 
+use crate::calls::Watch;
 use crate::plugins::Plugins;
 use crate::plugins::parts::GRPC;
 
@@ -116,13 +117,15 @@ pub fn router(
     base: Base,
     services: Option<Services>,
     limits: MessageLimits,
-) -> Router<Stack<Named, Identity>> {
+    watch: &Watch,
+) -> Router<Stack<Named, Stack<Watch, Identity>>> {
     let plugins = base.plugins.clone();
     let (mut routes, mut names) = (Routes::default(), Vec::new());
     macro_rules! add {
         ($on:expr, $($id:literal: $server:path),* $(,)?) => {
             $(if plugins.works(GRPC, $id) {
                 names.push(<$server as NamedService>::NAME);
+                watch.serve(<$server as NamedService>::NAME);
                 routes = routes.add_service(
                     <$server>::new($on.clone())
                         .max_decoding_message_size(limits.receive)
@@ -160,6 +163,7 @@ pub fn router(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS)
+        .layer(watch.clone())
         .layer(Named(names.into()))
         .add_routes(routes)
 }
