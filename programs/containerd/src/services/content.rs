@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::unknown::received;
 use super::{Answers, Services, answers, context, paths, required, status, timestamp};
 
 /// Infos in one message of a list.
@@ -191,7 +192,9 @@ async fn write(
     requests: &mut Streaming<api::WriteContentRequest>,
     sender: &mpsc::Sender<Result<api::WriteContentResponse, Status>>,
 ) -> Result<(), Status> {
-    let Some(first) = requests.message().await? else { return Err(status(Error::unknown("EOF"))) };
+    let Some(first) = requests.message().await.map_err(received)? else {
+        return Err(status(Error::unknown("EOF")));
+    };
     if first.r#ref.is_empty() {
         let text = "first message must have a reference";
         return Err(status(Error::bare(ErrorClass::InvalidArgument, text)));
@@ -225,7 +228,7 @@ async fn write(
         }
         let Some(back) = back else { return Ok(()) };
         writer = back;
-        message = requests.message().await?;
+        message = requests.message().await.map_err(received)?;
     }
     Ok(())
 }

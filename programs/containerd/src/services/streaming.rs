@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::unknown::received;
 use super::{Services, context, status};
 
 /// Messages that wait on either side.
@@ -153,7 +154,7 @@ impl streaming_server::Streaming for Services {
                     Err(error) => Some(status(Error::unknown(error.message()))),
                 },
                 Ok(None) => None,
-                Err(error) => Some(error),
+                Err(error) => Some(received(error)),
             };
             if let Some(refused) = refused {
                 let _ = outgoing.send(Err(refused)).await;

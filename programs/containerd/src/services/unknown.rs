@@ -1,10 +1,13 @@
-//! Which service or method is not known, in the words of Go's servers.
+//! What the server itself refuses, in the words of Go's servers: unknown services and methods, messages that are too
+//! long.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use corten_api::keys::MAX_MESSAGE;
 use futures_util::future::{BoxFuture, FutureExt};
 use tonic::codegen::http::{HeaderValue, Request, Response};
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 /// The code as it is in headers.
@@ -55,10 +58,27 @@ where
                 if let Ok(text) = HeaderValue::from_str(&message(&path, &services)) {
                     headers.insert("grpc-message", text);
                 }
+            } else if headers.contains_key("grpc-status") {
+                let refused = Status::from_header_map(headers).map(received);
+                if let Some(refused) = refused.filter(|refused| refused.code() == Code::ResourceExhausted) {
+                    // What cannot be a header stays as it was.
+                    let _ = refused.add_header(headers);
+                }
             }
             Ok(answer)
         }
         .boxed()
+    }
+}
+
+/// The status for a message that was not read; of one that is too long it has Go's class and words.
+pub fn received(status: Status) -> Status {
+    const TOO_LONG: &str = "Error, decoded message length too large: found ";
+    match status.message().strip_prefix(TOO_LONG).and_then(|rest| rest.split(' ').next()) {
+        Some(length) if status.code() == Code::OutOfRange => Status::resource_exhausted(format!(
+            "grpc: received message larger than max ({length} vs. {MAX_MESSAGE})"
+        )),
+        _ => status,
     }
 }
 
