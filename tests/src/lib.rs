@@ -18,6 +18,7 @@ pub mod leftovers;
 pub mod node;
 pub mod peers;
 pub mod registry;
+pub mod remote;
 pub mod scratch;
 pub mod scripted;
 pub mod snapshotter;

@@ -78,15 +78,17 @@ impl Overlay {
         std::fs::set_permissions(new, Permissions::from_mode(0o700))?;
         let fs = new.join("fs");
         std::fs::create_dir(&fs)?;
-        std::fs::set_permissions(&fs, Permissions::from_mode(0o755))?;
-        if let Some((user, group)) = mapped_root(&snapshot.labels)? {
-            chown(&fs, Some(user), Some(group))?;
-        } else if let Some(parent) = snapshot.parents.first() {
-            // The top directory is not merged: it is the parent's.
+        let mut mode = 0o755;
+        let (mut user, mut group) = mapped_root(&snapshot.labels)?;
+        if let Some(parent) = snapshot.parents.first() {
+            // The top directory is not merged: it is the parent's, but for a mapped owner.
             let metadata = std::fs::metadata(self.fs(*parent))?;
-            chown(&fs, Some(metadata.uid()), Some(metadata.gid()))?;
-            std::fs::set_permissions(&fs, Permissions::from_mode(metadata.mode() & 0o7777))?;
+            user = user.or(Some(metadata.uid()));
+            group = group.or(Some(metadata.gid()));
+            mode = metadata.mode() & 0o7777;
         }
+        chown(&fs, user, group)?;
+        std::fs::set_permissions(&fs, Permissions::from_mode(mode))?;
         if snapshot.is_active() {
             std::fs::create_dir(new.join("work"))?;
             std::fs::set_permissions(new.join("work"), Permissions::from_mode(0o711))?;
@@ -102,16 +104,16 @@ fn in_user_namespace() -> bool {
     !map.is_empty() && numbers != ["0", "0", "4294967295"]
 }
 
-/// Who root of the container is on the host.
-fn mapped_root(labels: &Labels) -> Result<Option<(u32, u32)>> {
-    let (Some(users), Some(groups)) = (labels.get(USERS), labels.get(GROUPS)) else { return Ok(None) };
-    let root = |text: &str| -> Result<u32> {
+/// Who root of the container is on the host: the user and the group that are mapped, each by itself.
+fn mapped_root(labels: &Labels) -> Result<(Option<u32>, Option<u32>)> {
+    let root = |key: &str| -> Result<Option<u32>> {
+        let Some(text) = labels.get(key) else { return Ok(None) };
         let mappings = corten_mounts::id_mappings(text)?;
         let root = mappings.iter().find(|mapping| mapping.container == 0 && mapping.size > 0);
         let missing = || Error::invalid_argument(format!("{text:?} does not map root"));
-        Ok(root.ok_or_else(missing)?.host)
+        Ok(Some(root.ok_or_else(missing)?.host))
     };
-    Ok(Some((root(users)?, root(groups)?)))
+    Ok((root(USERS)?, root(GROUPS)?))
 }
 
 fn mount(kind: &str, source: String, options: Vec<String>) -> Vec<Mount> {
