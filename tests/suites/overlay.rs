@@ -122,7 +122,7 @@ fn mounts_labels_and_folders_are_those_of_debians_containerd() {
         "",
         "upperdir_label = true\nslow_chown = true",
         "sync_remove = true\nmount_options = [\"volatile\", \"metacopy=off\"]",
-        "mount_options = [\"index=on\"]",
+        // Not `index=on`: theirs is undone by an `index=off` behind it.
     ] {
         let (ours, theirs) = (start(ours(), options), start(debians(), options));
         assert_eq!(story(&ours), story(&theirs), "{options}");
