@@ -86,9 +86,8 @@ impl Walking {
                     }
                 }
                 None if is_archive(media_type) => return Ok(chosen),
-                None => {
-                    return Err(Error::not_implemented(format!("no processor for media-type {media_type}")));
-                }
+                // Of no class, as with the original: no other differ is asked.
+                None => return Err(Error::unknown("no processor for media-type")),
             }
         }
     }
