@@ -8,6 +8,9 @@ RELEASE := target/release
 SHIM_TARGET := target/shim
 PREFIX ?= /usr/local
 
+# How long a fuzz target runs
+SECONDS ?= 60
+
 # The supervisor is linked statically and without relocations: it starts faster and shares more.
 SHIM_ENV := RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
 	LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH=$(shell gcc -print-multiarch 2>/dev/null | sed 's|^|/usr/lib/|')
@@ -48,6 +51,11 @@ test-differential: ## the tables of requests and answers, on our daemon and on D
 	@scripts/peers $(PEERS) containerd-2.1 oci
 	cargo build -p containerd -p ctr
 	PEERS=$(PEERS) cargo nextest run -p corten-tests --test conformance --no-fail-fast
+
+.PHONY: fuzz
+fuzz: ## throw garbage at everything that reads bytes from outside, SECONDS=60 for each; TARGETS=names for some
+	@scripts/setup test
+	@scripts/fuzz $(SECONDS) $(TARGETS)
 
 .PHONY: lint
 lint: ## formatting and clippy, warnings are errors
