@@ -72,9 +72,9 @@ pub fn format(duration: Duration) -> String {
     };
     match nanoseconds {
         0 => "0s".to_owned(),
-        ..1_000 => format!("{nanoseconds}ns"),
-        ..1_000_000 => fraction(1_000, "µs"),
-        ..1_000_000_000 => fraction(1_000_000, "ms"),
+        1..1_000 => format!("{nanoseconds}ns"),
+        1_000..1_000_000 => fraction(1_000, "µs"),
+        1_000_000..1_000_000_000 => fraction(1_000_000, "ms"),
         _ => {
             let (hours, minutes) = (duration.as_secs() / 3600, duration.as_secs() / 60 % 60);
             let seconds = format!("{}.{:09}", duration.as_secs() % 60, duration.subsec_nanos());
