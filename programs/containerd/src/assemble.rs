@@ -166,10 +166,13 @@ fn over(stores: Stores, config: &Config, plugins: &mut Plugins, exchange: &Excha
     })
 }
 
+/// Opens a snapshotter in its folder, with the options under its URI.
+type Start<'a> = &'a dyn Fn(&Path, &str) -> Result<Arc<dyn Backend>>;
+
 /// The snapshotters that work here.
 fn backends(config: &Config, plugins: &mut Plugins) -> Result<Vec<Arc<dyn Backend>>> {
     let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
-    let mut open = |id: &str, start: &dyn Fn(&Path, &str) -> Result<Arc<dyn Backend>>| {
+    let mut open = |id: &str, start: Start<'_>| {
         let uri = uri(SNAPSHOTTER, id);
         let folder = snapshotter_folder(config, &uri);
         let opened = plugins.load(SNAPSHOTTER, id, |entry| {

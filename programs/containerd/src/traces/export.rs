@@ -27,7 +27,7 @@ const MAX_ANSWER: usize = 64 << 10;
 const RARELY: Duration = Duration::from_secs(60);
 
 pub(super) enum Connection {
-    Http(Client<HttpConnector, Full<Bytes>>),
+    Http(Box<Client<HttpConnector, Full<Bytes>>>),
     Grpc(Channel),
 }
 
@@ -98,7 +98,7 @@ pub(super) fn connect(settings: &Settings) -> Result<Connection> {
         Protocol::Http => {
             let mut connector = HttpConnector::new();
             connector.set_connect_timeout(Some(settings.timeout));
-            Ok(Connection::Http(Client::builder(TokioExecutor::new()).build(connector)))
+            Ok(Connection::Http(Box::new(Client::builder(TokioExecutor::new()).build(connector))))
         }
         Protocol::Grpc => {
             let endpoint = Endpoint::from_shared(settings.endpoint.to_string());
