@@ -44,6 +44,7 @@ test: ## everything that can be tested here; ONLY=pattern for some of it
 	@scripts/peers $(PEERS)
 	cargo build --workspace --bins
 	PEERS=$(PEERS) cargo nextest run --workspace --no-fail-fast $(if $(ONLY),-E 'test($(ONLY))')
+	$(if $(ONLY),,@scripts/fuzz $(SECONDS))
 
 .PHONY: test-differential
 test-differential: ## the tables of requests and answers, on our daemon and on Debian's containerd 2.1

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use corten_api::services::diff::{ApplyRequest, DiffRequest};
 use corten_api::services::leases::{CreateRequest as CreateLease, DeleteRequest as DeleteLease};
 use corten_api::services::mounts::{
     ActivateRequest, DeactivateRequest, InfoRequest, ListRequest, UpdateRequest,
@@ -219,6 +220,41 @@ fn images_are_formatted_and_temporary_mounts_can_be_bound() {
     assert_eq!(std::fs::read_to_string(Path::new(&system.source).join("file")).unwrap(), "here");
     assert!(std::fs::write(Path::new(&system.source).join("file"), "").is_err(), "it is read only");
     deactivate(&client, "t").unwrap();
+    nothing_is_mounted(&node);
+    node.finish();
+}
+
+#[test]
+fn layers_are_made_of_and_applied_to_mounts_that_are_activated_meanwhile() {
+    let node = Node::start();
+    let client = keeper(&node);
+    let low = mount("erofs", erofs(&node, "low", "1"), &[]);
+    let high = mount("erofs", erofs(&node, "high", "2"), &["ro"]);
+    let both = mount("format/overlay", "overlay", &["lowerdir={{ overlay 1 0 }}"]);
+    let compared = DiffRequest {
+        left: vec![low.clone()],
+        right: vec![low.clone(), high, both],
+        media_type: "application/vnd.oci.image.layer.v1.tar".into(),
+        ..Default::default()
+    };
+    let layer = client.wait(client.diff().diff(compared)).unwrap().diff.unwrap();
+    let upper = node.join("root/upper");
+    let path = |name: &str| format!("{}/{name}", upper.display());
+    let options = [
+        format!("X-containerd.mkdir.path={}:0755", path("fs")),
+        format!("X-containerd.mkdir.path={}", path("work")),
+        "lowerdir={{ mount 0 }}".into(),
+        format!("upperdir={}", path("fs")),
+        format!("workdir={}", path("work")),
+    ];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let writable = mount("format/mkdir/overlay", "overlay", &options);
+    let apply =
+        ApplyRequest { diff: Some(layer.clone()), mounts: vec![low, writable], ..ApplyRequest::default() };
+    let applied = client.wait(client.diff().apply(apply)).unwrap().applied.unwrap();
+    assert_eq!(applied.digest, layer.digest);
+    assert_eq!(std::fs::read_to_string(upper.join("fs/high")).unwrap(), "2");
+    assert!(!upper.join("fs/low").exists(), "only what is other");
     nothing_is_mounted(&node);
     node.finish();
 }

@@ -34,14 +34,25 @@ impl Drop for CancelOnDrop {
 }
 
 impl Maker {
-    /// The blob of the layer that leads from one tree to the other.
-    pub(crate) async fn run(&self, ctx: &Context, request: &DiffRequest) -> Result<Descriptor> {
+    /// The blob of the layer that leads from one tree to the other. What is `held` is dropped when they are not
+    /// looked at any more.
+    pub(crate) async fn run(
+        &self,
+        ctx: &Context,
+        request: DiffRequest,
+        held: impl Send + 'static,
+    ) -> Result<Descriptor> {
         let (media_type, compression) = kind(&request.media_type)?;
+        let media_type = media_type.to_owned();
         let cancelled = Arc::new(AtomicBool::new(false));
         let guard = CancelOnDrop(Arc::clone(&cancelled));
         // On a task of its own: it cleans up after itself also when the caller goes away.
-        let (this, ctx, request) = (self.clone(), ctx.clone(), request.clone());
-        let task = tokio::spawn(async move { this.make(&ctx, request, compression, cancelled).await });
+        let (this, ctx) = (self.clone(), ctx.clone());
+        let task = tokio::spawn(async move {
+            let made = this.make(&ctx, request, compression, cancelled).await;
+            drop(held);
+            made
+        });
         let made = task.await.map_err(|error| Error::internal(format!("differ: {error}")))?;
         drop(guard);
         let (digest, size) = made?;

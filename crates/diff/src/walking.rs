@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use corten_content::Store;
-use corten_types::{Context, Descriptor, Error, Result, ResultExt, media_type};
+use corten_mounts::{Activations, HeldMounts};
+use corten_types::{Context, Descriptor, Error, Mount, Result, ResultExt, media_type};
 
 use crate::apply::{ApplyOptions, apply};
 use crate::differ::{Applied, ApplyRequest, DiffRequest, Differ};
@@ -21,6 +22,7 @@ const ENCRYPTED: &str = "+encrypted";
 pub struct Walking {
     maker: Maker,
     processors: Vec<StreamProcessor>,
+    activations: Option<Activations>,
     sync: bool,
 }
 
@@ -28,7 +30,15 @@ impl Walking {
     /// One over a content store; trees that cannot be reached otherwise are mounted below `mount_folder`.
     #[must_use]
     pub fn new(content: Store, mount_folder: PathBuf) -> Self {
-        Self { maker: Maker { content, mount_folder }, processors: Vec::new(), sync: false }
+        let maker = Maker { content, mount_folder };
+        Self { maker, processors: Vec::new(), activations: None, sync: false }
+    }
+
+    /// The same, and mounts that need more than mount(2) are activated for as long as it works on them.
+    #[must_use]
+    pub fn with_activations(mut self, activations: Option<Activations>) -> Self {
+        self.activations = activations;
+        self
     }
 
     /// The same, and layers pass through these programs first; of those that take a type the last one counts.
@@ -43,6 +53,18 @@ impl Walking {
     pub fn with_sync(mut self, sync: bool) -> Self {
         self.sync = sync;
         self
+    }
+
+    /// The mounts, and what has been mounted for them.
+    async fn hold(&self, mounts: &[Mount]) -> Result<(Vec<Mount>, Option<HeldMounts>)> {
+        match &self.activations {
+            // A single one is mounted as it is.
+            Some(activations) if mounts.len() > 1 && Activations::concern(mounts) => {
+                let held = activations.hold(mounts.to_vec()).await.context("failed to activate mounts")?;
+                Ok((held.mounts().to_vec(), Some(held)))
+            }
+            _ => Ok((mounts.to_vec(), None)),
+        }
     }
 
     /// The bytes of a layer after all programs that want to have them.
@@ -110,12 +132,22 @@ impl Differ for Walking {
 
     async fn apply(&self, ctx: &Context, request: &ApplyRequest) -> Result<Applied> {
         let mut input = self.open(ctx, request)?;
-        let (mounts, mount_folder) = (request.mounts.clone(), self.maker.mount_folder.clone());
+        let mount_folder = self.maker.mount_folder.clone();
         let options = ApplyOptions { sync: request.sync || self.sync, limit: request.limit, mount_folder };
-        blocking(move || apply(&mut input, &mounts, &options)).await
+        let (mounts, held) = self.hold(&request.mounts).await?;
+        blocking(move || {
+            let applied = apply(&mut input, &mounts, &options);
+            // Also when the caller has gone, it is used until here.
+            drop(held);
+            applied
+        })
+        .await
     }
 
     async fn diff(&self, ctx: &Context, request: &DiffRequest) -> Result<Descriptor> {
-        self.maker.run(ctx, request).await
+        let ((lower, below), (upper, above)) =
+            (self.hold(&request.lower).await?, self.hold(&request.upper).await?);
+        let request = DiffRequest { lower, upper, ..request.clone() };
+        self.maker.run(ctx, request, (below, above)).await
     }
 }

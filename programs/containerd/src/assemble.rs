@@ -132,8 +132,8 @@ fn over(stores: Stores, config: &Config, plugins: &mut Plugins, exchange: &Excha
     let collector = Collector::start(database.clone(), exchange.clone(), sweepers, options);
     let records = StoredRecords { containers: containers.clone(), sandboxes: sandboxes.clone() };
     let mounting = plugins.load(MOUNT_MANAGER, "bolt", |_| Ok(activations.clone()))?;
-    let tasks = tasks(config, plugins, records, &exchange, mounting)?;
-    let differs = differs(config, plugins, &content)?;
+    let tasks = tasks(config, plugins, records, &exchange, mounting.clone())?;
+    let differs = differs(config, plugins, &content, mounting)?;
     let image_service = ImageService::new(
         content.clone(),
         snapshots.clone(),
@@ -220,9 +220,15 @@ fn backends(config: &Config, plugins: &mut Plugins) -> Result<Vec<Arc<dyn Backen
 }
 
 /// The differs, in the order in which they are tried.
-fn differs(config: &Config, plugins: &mut Plugins, content: &Store) -> Result<Differs> {
+fn differs(
+    config: &Config,
+    plugins: &mut Plugins,
+    content: &Store,
+    mounting: Option<Activations>,
+) -> Result<Differs> {
     let walking = Walking::new(content.clone(), config.root.join("tmpmounts"))
         .with_processors(stream_processors(config))
+        .with_activations(mounting)
         .with_sync(config.flag(&uri(SERVICE, "diff-service"), "sync_fs"));
     let erofs =
         plugins.load(DIFFER, "erofs", |_| corten_diff::Erofs::open(content.clone(), walking.clone()))?;
