@@ -251,7 +251,7 @@ fn plugin<'a>(defaults: &'a Table, uri: &str) -> Option<&'a Table> {
     defaults.get("plugins")?.get(uri)?.as_table()
 }
 
-fn sort(table: &mut Table) {
+pub fn sort(table: &mut Table) {
     let mut entries: Vec<(String, Value)> = std::mem::take(table).into_iter().collect();
     entries.sort_by(|(one, _), (other, _)| one.cmp(other));
     table.extend(entries);

@@ -469,6 +469,7 @@ fn configs() -> impl Strategy<Value = Config> {
             for (uri, table) in plugins {
                 config.plugins.insert(uri, Value::Table(table.into_iter().collect()));
             }
+            crate::schema::sort(&mut config.plugins);
             config.proxy_plugins = proxies;
             config.stream_processors.extend(processors);
             config.timeouts.extend(timeouts);

@@ -360,7 +360,7 @@ async fn what_does_not_exist_is_named_as_the_original_names_it() {
         let mut request = lab.request("tc");
         request.options = Some(Any { type_url: "no.such.Options".into(), value: vec![1] });
         let error = tasks.create(ns, request).await.unwrap_err();
-        assert_eq!(error.message(), format!("invalid task create option for {}", shim.display()));
+        assert_eq!(error.message(), "type with url no.such.Options: not found");
         assert!(tasks.metrics(ns, &[]).await.unwrap().is_empty());
         let info = tasks.runtime_info(&shim.to_string_lossy(), None).await;
         // Shims before 2.0 answer nothing, which reads as an empty description.
