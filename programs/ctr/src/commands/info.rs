@@ -6,7 +6,7 @@ use corten_types::{Error, Result, timestamp};
 
 use crate::client::{Daemon, error};
 use crate::json::{Document, object, print};
-use crate::output::{Table, local_time};
+use crate::output::{Ends, Table};
 
 /// About the server, as JSON.
 pub async fn show(daemon: &Daemon) -> Result<()> {
@@ -49,9 +49,9 @@ impl Deprecations {
             }
             "default" | "" if about.deprecations.is_empty() => Ok(()),
             "default" | "" => {
-                let mut table = Table::wide(&["ID", "LAST OCCURRENCE", "MESSAGE"]);
+                let mut table = Table::wide(&["ID", "LAST OCCURRENCE", "MESSAGE"]).ends(Ends::PaddedHeader);
                 for one in about.deprecations {
-                    let at = local_time(timestamp::to_system(&one.last_occurrence.unwrap_or_default()));
+                    let at = timestamp::rfc3339(timestamp::to_system(&one.last_occurrence.unwrap_or_default()));
                     table.row([one.id, at, one.message]);
                 }
                 table.print()
