@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use corten_types::{Error, Namespace, Result, identifier};
 use tokio::task::JoinSet;
@@ -85,7 +86,14 @@ impl Shared {
         }
         let log = ShimLog::open(&bundle.file("log"), self.inner.log.clone()).ok();
         let client = endpoint.connect(self.inner.config.timeouts.load).await?;
-        Ok(Sandbox { key: key.clone(), bundle: bundle.clone(), endpoint, client, _log: log })
+        Ok(Sandbox {
+            key: key.clone(),
+            bundle: bundle.clone(),
+            endpoint,
+            client,
+            ending: AtomicBool::new(false),
+            _log: log,
+        })
     }
 }
 

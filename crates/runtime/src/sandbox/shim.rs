@@ -1,6 +1,7 @@
 //! The controller `shim`: each sandbox is a shim that serves the sandbox service (spec 01 §10, spec 02 §9).
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub(super) struct Sandbox {
     pub bundle: Bundle,
     pub endpoint: Endpoint,
     pub client: Client,
+    /// Its shim was told to end: its going is no accident.
+    pub ending: AtomicBool,
     pub _log: Option<ShimLog>,
 }
 
@@ -285,7 +288,14 @@ impl Shared {
         blocking(move || noted.write_bootstrap(&at)).await?;
         let client = endpoint.connect(config.timeouts.start).await?;
         let (key, bundle) = (key.clone(), bundle.clone());
-        Ok(Arc::new(Sandbox { key, bundle, endpoint, client, _log: Some(log) }))
+        Ok(Arc::new(Sandbox {
+            key,
+            bundle,
+            endpoint,
+            client,
+            ending: AtomicBool::new(false),
+            _log: Some(log),
+        }))
     }
 
     /// Buries the sandbox when its shim goes away.
@@ -295,7 +305,7 @@ impl Shared {
         tokio::spawn(async move {
             closed.await;
             let (Some(shared), Some(sandbox)) = (shared.upgrade(), sandbox.upgrade()) else { return };
-            if shared.table.leave(&sandbox) {
+            if !sandbox.ending.load(Ordering::SeqCst) && shared.table.leave(&sandbox) {
                 let Key { namespace, id } = &sandbox.key;
                 tracing::warn!(%namespace, id, "sandbox shim disconnected, cleaning up");
                 shared.bury(&sandbox.key, &sandbox.bundle).await;
@@ -326,12 +336,17 @@ impl Shared {
     /// Ends a sandbox and its shim.
     async fn shutdown(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
         let shutdown = api::ShutdownSandboxRequest { sandbox_id: sandbox.key.id.clone() };
+        sandbox.ending.store(true, Ordering::SeqCst);
         let ended: Result<api::ShutdownSandboxResponse> =
             sandbox.call("ShutdownSandbox", &shutdown, None).await;
         match ended {
             // It went while it answered.
             Err(error) if Client::is_closed(&error) => {}
-            ended => drop(ended.context("failed to shutdown sandbox")?),
+            Err(error) => {
+                sandbox.ending.store(false, Ordering::SeqCst);
+                return Err(error.context("failed to shutdown sandbox"));
+            }
+            Ok(_) => {}
         }
         self.dismiss(sandbox).await;
         Ok(())
@@ -341,6 +356,7 @@ impl Shared {
     async fn clean_up(&self, sandbox: &Arc<Sandbox>) {
         let shutdown = api::ShutdownSandboxRequest { sandbox_id: sandbox.key.id.clone() };
         let limit = Some(self.inner.config.timeouts.cleanup);
+        sandbox.ending.store(true, Ordering::SeqCst);
         let ended: Result<api::ShutdownSandboxResponse> =
             sandbox.call("ShutdownSandbox", &shutdown, limit).await;
         if let Err(error) = ended {
