@@ -40,6 +40,8 @@ clients! {
     leases: leases::leases_client::LeasesClient;
     mounts: mounts::mounts_client::MountsClient;
     namespaces: namespaces::namespaces_client::NamespacesClient;
+    sandbox_controller: sandbox::controller_client::ControllerClient;
+    sandboxes: sandbox::store_client::StoreClient;
     snapshots: snapshots::snapshots_client::SnapshotsClient;
     tasks: tasks::tasks_client::TasksClient;
     transfer: transfer::transfer_client::TransferClient;
