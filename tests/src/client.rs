@@ -32,7 +32,6 @@ macro_rules! clients {
 clients! {
     containers: containers::containers_client::ContainersClient;
     content: content::content_client::ContentClient;
-    controller: sandbox::controller_client::ControllerClient;
     diff: diff::diff_client::DiffClient;
     events: events::events_client::EventsClient;
     images: images::images_client::ImagesClient;

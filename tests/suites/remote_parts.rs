@@ -139,19 +139,19 @@ fn a_sandbox_controller_in_another_process_is_known_by_its_name() {
         sandboxer: sandboxer.clone(),
         ..Default::default()
     };
-    assert_eq!(client.wait(client.controller().create(create.clone())).unwrap().sandbox_id, "box");
+    assert_eq!(client.wait(client.sandbox_controller().create(create.clone())).unwrap().sandbox_id, "box");
     let start = api::ControllerStartRequest { sandbox_id: sandbox_id.clone(), sandboxer: sandboxer.clone() };
-    assert_eq!(client.wait(client.controller().start(start)).unwrap().pid, 42);
+    assert_eq!(client.wait(client.sandbox_controller().start(start)).unwrap().pid, 42);
     let wait = api::ControllerWaitRequest { sandbox_id: sandbox_id.clone(), sandboxer: sandboxer.clone() };
-    assert_eq!(client.wait(client.controller().wait(wait)).unwrap().exit_status, 7);
+    assert_eq!(client.wait(client.sandbox_controller().wait(wait)).unwrap().exit_status, 7);
     let status = api::ControllerStatusRequest { sandbox_id, sandboxer, verbose: false };
-    let error = client.wait(client.controller().status(status)).unwrap_err();
+    let error = client.wait(client.sandbox_controller().status(status)).unwrap_err();
     let text = "sandbox \"box\" is not here: not found";
     assert_eq!((error.code(), error.message()), (Code::NotFound, text));
     let calls: Vec<String> = process.calls().into_iter().map(|(method, _)| method).collect();
     assert_eq!(calls, ["create", "start", "wait", "status"]);
     process.die();
-    let error = client.wait(client.controller().create(create)).unwrap_err();
+    let error = client.wait(client.sandbox_controller().create(create)).unwrap_err();
     assert_eq!(error.code(), Code::Unavailable, "{error:?}");
     node.finish();
 }

@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 use std::path::PathBuf;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use corten_api::services::containers::{Container, CreateContainerRequest, container};
-use corten_api::services::events::SubscribeRequest;
+use corten_api::services::events::{PublishRequest, SubscribeRequest};
 use corten_api::services::sandbox as api;
 use corten_api::services::tasks as tasks_api;
 use corten_api::types::{Sandbox, sandbox};
@@ -14,6 +15,8 @@ use corten_tests::{Client, Node, Peers, eventually, peers};
 use tonic::{Code, Status};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A topic that no daemon has.
+const READY: &str = "/sandboxes/ready";
 const RUNTIME: &str = "io.containerd.sandbox.v1";
 
 fn debian() -> Node {
@@ -98,6 +101,33 @@ fn bundle(node: &Node, id: &str) -> PathBuf {
     node.join("state/io.containerd.sandbox.controller.v1.shim").join(node.namespace()).join(id)
 }
 
+/// Topics of events about sandboxes from now on. The original answers a subscription only with its first event,
+/// so one of our own shows that it stands.
+fn subscribe(node: &Node) -> mpsc::Receiver<String> {
+    let (sender, topics) = mpsc::channel();
+    let listener = client(node);
+    std::thread::spawn(move || {
+        let filters = vec!["topic~=\"/sandboxes/.+\"".to_owned()];
+        listener.block_on(async {
+            let mut events =
+                listener.events().subscribe(SubscribeRequest { filters }).await.unwrap().into_inner();
+            while let Ok(Some(envelope)) = events.message().await {
+                if sender.send(envelope.topic).is_err() {
+                    return;
+                }
+            }
+        });
+    });
+    let publisher = client(node);
+    eventually("the subscription stands", PATIENCE, || {
+        let event = Some(prost_types::Any { type_url: "ready".into(), value: Vec::new() });
+        let request = PublishRequest { topic: READY.into(), event };
+        publisher.wait(publisher.events().publish(request)).unwrap();
+        topics.try_recv().ok()
+    });
+    topics
+}
+
 /// Pids of the shims of sandboxes.
 fn shims(node: &Node) -> Vec<i32> {
     node.shims()
@@ -119,11 +149,7 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, text: &str
 fn a_sandbox_is_created_started_stopped_and_shut_down() {
     on_both(|node| {
         let client = client(&node);
-        let filters = vec!["topic~=\"/sandboxes/.+\"".to_owned()];
-        let mut events = client
-            .block_on(async { client.events().subscribe(SubscribeRequest { filters }).await })
-            .unwrap()
-            .into_inner();
+        let topics = subscribe(&node);
         keep_record(&client, record("sb", RUNTIME));
         assert_eq!(create(&client, record("sb", RUNTIME), "").unwrap(), "sb");
         let created = std::fs::read_to_string(node.join("run/sb-sb.created")).unwrap();
@@ -151,13 +177,8 @@ fn a_sandbox_is_created_started_stopped_and_shut_down() {
         assert_eq!(status(&client, "sb").state, "SANDBOX_NOTREADY");
         shutdown(&client, "sb").unwrap();
         nothing_is_left(&node, "sb");
-        let told: Vec<String> = client.block_on(async {
-            let mut told = Vec::new();
-            while told.len() < 3 {
-                told.push(events.message().await.unwrap().unwrap().topic);
-            }
-            told
-        });
+        let topics = std::iter::from_fn(|| topics.recv_timeout(PATIENCE).ok());
+        let told: Vec<String> = topics.filter(|topic| topic != READY).take(3).collect();
         assert_eq!(told, ["/sandboxes/create", "/sandboxes/start", "/sandboxes/exit"]);
         node.finish();
     });
