@@ -24,10 +24,10 @@ fn debian() -> Node {
     Node::peer(&debian).search(&[debian, runc, peers::programs()]).start()
 }
 
-/// Both daemons, one after the other.
-fn on_both(test: impl Fn(Node)) {
-    test(Node::start());
-    test(debian());
+/// Both daemons, one after the other, and whether it is Debian's.
+fn on_both(test: impl Fn(Node, bool)) {
+    test(Node::start(), false);
+    test(debian(), true);
 }
 
 fn client(node: &Node) -> Client {
@@ -85,6 +85,13 @@ fn wait(client: &Client, id: &str) -> Result<api::ControllerWaitResponse, Status
 fn shutdown(client: &Client, id: &str) -> Result<(), Status> {
     let request = api::ControllerShutdownRequest { sandbox_id: id.into(), sandboxer: "shim".into() };
     client.wait(client.sandbox_controller().shutdown(request)).map(drop)
+}
+
+/// Shuts the sandbox down. A shim that ends with its answer may be gone before Debian's daemon has read that.
+fn end(client: &Client, debian: bool) {
+    if let Err(status) = shutdown(client, "sb") {
+        assert!(debian && status.message().ends_with("ttrpc: closed"), "{status:?}");
+    }
 }
 
 fn metrics(client: &Client, id: &str) -> Result<api::ControllerMetricsResponse, Status> {
@@ -147,7 +154,7 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, text: &str
 
 #[test]
 fn a_sandbox_is_created_started_stopped_and_shut_down() {
-    on_both(|node| {
+    on_both(|node, debian| {
         let client = client(&node);
         let topics = subscribe(&node);
         keep_record(&client, record("sb", RUNTIME));
@@ -175,7 +182,7 @@ fn a_sandbox_is_created_started_stopped_and_shut_down() {
         let exit = wait(&client, "sb").unwrap();
         assert_eq!(exit.exit_status, 137);
         assert_eq!(status(&client, "sb").state, "SANDBOX_NOTREADY");
-        shutdown(&client, "sb").unwrap();
+        end(&client, debian);
         nothing_is_left(&node, "sb");
         let topics = std::iter::from_fn(|| topics.recv_timeout(PATIENCE).ok());
         let told: Vec<String> = topics.filter(|topic| topic != READY).take(3).collect();
@@ -295,7 +302,7 @@ fn a_dead_shim_is_buried_whether_the_daemon_sees_it_die_or_not() {
 
 #[test]
 fn containers_of_a_sandbox_run_in_its_shim() {
-    on_both(|node| {
+    on_both(|node, debian| {
         let client = client(&node);
         keep_record(&client, record("sb", RUNTIME));
         create(&client, record("sb", RUNTIME), "").unwrap();
@@ -337,7 +344,7 @@ fn containers_of_a_sandbox_run_in_its_shim() {
             client.wait(client.tasks().delete(delete)).unwrap();
             assert_eq!(status(&client, "sb").state, "SANDBOX_READY", "the sandbox stays");
         }
-        shutdown(&client, "sb").unwrap();
+        end(&client, debian);
         nothing_is_left(&node, "sb");
         node.finish();
     });

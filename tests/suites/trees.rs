@@ -218,20 +218,24 @@ fn top_snapshot(node: &Node, snapshotter: &str) -> String {
     rows.iter().map(|row| row[0]).find(|name| !parents.contains(name)).unwrap().to_owned()
 }
 
-/// The command that mounts a view of all layers.
+/// The command that mounts a view of all layers, which [`forget`] removes.
 fn mounting(node: &Node, snapshotter: &str, target: &str) -> String {
     let top = top_snapshot(node, snapshotter);
     let show =
         ["snapshots", "--snapshotter", snapshotter, "view", "--mounts", "--target", target, "view", &top];
     let shown =
         command::run(node.foreign_ctr_command(&Peers::find().containerd_2_1().join("ctr"), show)).ok();
-    node.ctr(["snapshots", "--snapshotter", snapshotter, "rm", "view"]);
     shown.lines().next().unwrap_or_default().to_owned()
+}
+
+fn forget(node: &Node, snapshotter: &str) {
+    node.ctr(["snapshots", "--snapshotter", snapshotter, "rm", "view"]).ok();
 }
 
 /// The directories of an overlay's layers.
 fn directories(node: &Node, snapshotter: &str) -> Vec<PathBuf> {
     let line = mounting(node, snapshotter, "/nowhere");
+    forget(node, snapshotter);
     let layers = line.split("lowerdir=").nth(1).unwrap_or_default();
     let layers = layers.trim().split(',').next().unwrap();
     layers.split(':').filter(|layer| !layer.is_empty()).map(PathBuf::from).collect()
@@ -246,6 +250,7 @@ fn view(node: &Node, snapshotter: &str, begun: SystemTime) -> Tree {
     command::run(shell).ok();
     let described = tree::describe(&target, begun);
     unmount(&target);
+    forget(node, snapshotter);
     described
 }
 

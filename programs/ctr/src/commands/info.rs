@@ -51,7 +51,8 @@ impl Deprecations {
             "default" | "" => {
                 let mut table = Table::wide(&["ID", "LAST OCCURRENCE", "MESSAGE"]).ends(Ends::PaddedHeader);
                 for one in about.deprecations {
-                    let at = timestamp::rfc3339(timestamp::to_system(&one.last_occurrence.unwrap_or_default()));
+                    let at =
+                        timestamp::rfc3339(timestamp::to_system(&one.last_occurrence.unwrap_or_default()));
                     table.row([one.id, at, one.message]);
                 }
                 table.print()
