@@ -21,6 +21,7 @@ use corten_snapshots::{
 };
 use corten_types::{Error, Result, ResultExt};
 
+use crate::heap::TrimHeap;
 use crate::observe::{self, Wanted};
 use crate::plugins::Plugins;
 use crate::plugins::parts::{
@@ -126,8 +127,12 @@ fn over(stores: Stores, config: &Config, plugins: &mut Plugins, exchange: &Excha
     let sandboxes = Sandboxes::new(database.clone());
     let folder = config.state.join(uri(MOUNT_MANAGER, "bolt")).join("t");
     let activations = Activations::open(&folder, std::slice::from_ref(&config.root), &database)?;
-    let sweepers: Vec<Arc<dyn Sweeper>> =
-        vec![Arc::new(activations.clone()), Arc::new(snapshots.clone()), Arc::new(content.clone())];
+    let sweepers: Vec<Arc<dyn Sweeper>> = vec![
+        Arc::new(activations.clone()),
+        Arc::new(snapshots.clone()),
+        Arc::new(content.clone()),
+        Arc::new(TrimHeap),
+    ];
     let options = collector_options(config, plugins)?;
     let collector = Collector::start(database.clone(), exchange.clone(), sweepers, options);
     let records = StoredRecords { containers: containers.clone(), sandboxes: sandboxes.clone() };

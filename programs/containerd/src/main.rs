@@ -6,6 +6,7 @@ mod calls;
 mod commands;
 mod daemon;
 mod debug;
+mod heap;
 mod logging;
 mod metrics;
 mod notify;
