@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use corten_api::services::leases::CreateRequest as CreateLease;
 use corten_api::services::snapshots as api;
 use corten_tests::snapshotter::SnapshotterProcess;
 use corten_tests::{
@@ -192,6 +193,9 @@ fn answers(builder: NodeBuilder) {
     let mut snapshotter = SnapshotterProcess::start();
     let node = start(builder, &snapshotter);
     let client = Client::new(&node.address(), Some(node.namespace()));
+    // The collector leaves alone what belongs to a lease.
+    client.wait(client.leases().create(CreateLease { id: "keeps".into(), ..Default::default() })).unwrap();
+    let client = client.leased("keeps");
     let shown = |key: &str| format!("{}/", node.namespace()) + key;
     let prepare = |key: &str, parent: &str, labels: &[(&str, &str)]| {
         let labels = labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();

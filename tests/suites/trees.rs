@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use corten_api::services::snapshots::ViewSnapshotRequest;
 use corten_tests::disk::{Disk, make_file_system};
-use corten_tests::{Entry, ImageBuilder, Layer, Node, Peers, Scratch, command, tree};
+use corten_tests::{Client, Entry, ImageBuilder, Layer, Node, Peers, Scratch, command, tree};
 
 type Tree = BTreeMap<String, String>;
 
@@ -208,6 +209,7 @@ fn unpack(node: &Node, image: &ImageBuilder, snapshotter: &str) -> (Vec<Tree>, T
     command::run(node.foreign_ctr_command(&debian, arguments)).ok();
     let directories = directories(node, snapshotter);
     let raw = directories.iter().map(|folder| tree::describe(folder, begun)).collect();
+    forget(node, snapshotter);
     (raw, view(node, snapshotter, begun))
 }
 
@@ -220,9 +222,16 @@ fn top_snapshot(node: &Node, snapshotter: &str) -> String {
 
 /// The command that mounts a view of all layers, which [`forget`] removes.
 fn mounting(node: &Node, snapshotter: &str, target: &str) -> String {
-    let top = top_snapshot(node, snapshotter);
-    let show =
-        ["snapshots", "--snapshotter", snapshotter, "view", "--mounts", "--target", target, "view", &top];
+    let client = Client::new(&node.address(), Some(node.namespace()));
+    let request = ViewSnapshotRequest {
+        snapshotter: snapshotter.into(),
+        key: "view".into(),
+        parent: top_snapshot(node, snapshotter),
+        // The collector leaves it alone.
+        labels: [("containerd.io/gc.root".into(), "x".into())].into(),
+    };
+    client.wait(client.snapshots().view(request)).unwrap();
+    let show = ["snapshots", "--snapshotter", snapshotter, "mounts", target, "view"];
     let shown =
         command::run(node.foreign_ctr_command(&Peers::find().containerd_2_1().join("ctr"), show)).ok();
     shown.lines().next().unwrap_or_default().to_owned()
@@ -232,10 +241,9 @@ fn forget(node: &Node, snapshotter: &str) {
     node.ctr(["snapshots", "--snapshotter", snapshotter, "rm", "view"]).ok();
 }
 
-/// The directories of an overlay's layers.
+/// The directories of an overlay's layers, by a view that [`forget`] removes.
 fn directories(node: &Node, snapshotter: &str) -> Vec<PathBuf> {
     let line = mounting(node, snapshotter, "/nowhere");
-    forget(node, snapshotter);
     let layers = line.split("lowerdir=").nth(1).unwrap_or_default();
     let layers = layers.trim().split(',').next().unwrap();
     layers.split(':').filter(|layer| !layer.is_empty()).map(PathBuf::from).collect()
