@@ -318,6 +318,6 @@ macro_rules! tables {
 }
 
 tables! {
-    common containers content events filters images introspection leases namespaces
+    common containers content diff events filters images introspection leases namespaces
     sandboxes snapshots streaming tasks transfer writes
 }
