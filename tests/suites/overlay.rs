@@ -5,6 +5,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use corten_api::services::introspection::PluginsRequest;
+use corten_api::services::leases::CreateRequest as CreateLease;
 use corten_api::services::snapshots as api;
 use corten_tests::{Client, ImageBuilder, Node, NodeBuilder, Peers, Registry};
 
@@ -30,6 +31,9 @@ fn start(builder: NodeBuilder, options: &str) -> Node {
 /// What a daemon says of some snapshots, one line each, without the folder that is its own.
 fn story(node: &Node) -> Vec<String> {
     let client = Client::new(&node.address(), Some(node.namespace()));
+    // The collector leaves alone what belongs to a lease.
+    client.wait(client.leases().create(CreateLease { id: "keeps".into(), ..Default::default() })).unwrap();
+    let client = client.leased("keeps");
     let folder = node.join(FOLDER).display().to_string();
     let shown = |what: &str, mounts: Vec<corten_api::types::Mount>| -> String {
         let mounts: Vec<String> = mounts
