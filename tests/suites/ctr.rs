@@ -3,7 +3,7 @@
 //!
 //! A line of a script is a command line, perhaps with a remark in brackets before it:
 //! `[help]` only the names of commands and flags are compared: the texts are our own;
-//! `[pids]` numbers and the width of columns vary; `[sorted]` the original's order is that of a hash map;
+//! `[pids]` numbers, times and the width of columns vary; `[sorted]` the original's order is that of a hash map;
 //! `[ours: why]` only the exit code must be the same; `[free: why]` not even that.
 //! `@stopped ID` waits until a task has stopped. `$I` is an image, `$C` the chain id of its layer, `$M` its manifest,
 //! `$D` the node's folder.
