@@ -22,7 +22,7 @@ pub use descriptors::{
     bequeath, close_all_except, close_inherited, close_on_exec, hand_over, inherited, start_writeback,
 };
 pub use heap::{HeapSite, HeapUsage, SampledHeap, heap_samples, heap_usage, sample_heap};
-pub use identities::user_namespace;
+pub use identities::{network_namespace_of, owner_of_namespace, user_namespace};
 pub use links::set_link_up;
 pub use loops::attach_loop;
 pub use memory::{economize_heap, trim_heap};
