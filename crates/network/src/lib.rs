@@ -6,10 +6,12 @@
 
 mod addresses;
 mod cidr;
+pub mod cni;
 mod links;
 mod namespace;
 mod neighbours;
 mod netlink;
+pub mod nft;
 mod routes;
 pub mod sysctl;
 
