@@ -135,12 +135,17 @@ impl Capture {
         }
     }
 
-    /// What has been captured, including what is in the pipe now.
+    /// What has been captured, including what is in the pipe now. The pipe itself is asked: that the program has ended
+    /// may be known before tokio hears that there is something to read.
     fn finish(mut self) -> Vec<u8> {
-        while self.pipe.is_some() && self.bytes.len() < MAX_OUTPUT {
-            let before = self.bytes.len();
-            if !self.read_some() || self.bytes.len() == before {
-                break;
+        let mut buffer = [0; 4096];
+        while let Some(pipe) = &self.pipe
+            && self.bytes.len() < MAX_OUTPUT
+        {
+            match rustix::io::read(pipe, &mut buffer) {
+                Ok(read @ 1..) => self.take(buffer.get(..read).unwrap_or_default()),
+                Err(rustix::io::Errno::INTR) => {}
+                _ => break,
             }
         }
         self.bytes
@@ -153,12 +158,16 @@ impl Capture {
         match pipe.try_read(&mut buffer) {
             Ok(0) => false,
             Ok(read) => {
-                let room = MAX_OUTPUT.saturating_sub(self.bytes.len()).min(read);
-                self.bytes.extend_from_slice(buffer.get(..room).unwrap_or_default());
+                self.take(buffer.get(..read).unwrap_or_default());
                 true
             }
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        let room = MAX_OUTPUT.saturating_sub(self.bytes.len()).min(bytes.len());
+        self.bytes.extend_from_slice(bytes.get(..room).unwrap_or_default());
     }
 }
 
@@ -208,6 +217,14 @@ mod tests {
         let left: i32 = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap();
         rustix::process::kill_process(Pid::from_raw(left).unwrap(), Signal::KILL).unwrap();
         assert_eq!(output.failure(), None);
+    }
+
+    #[tokio::test]
+    async fn output_is_there_before_the_reactor_has_told_of_it() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let capture = Capture::new(reader).unwrap();
+        writer.write_all(b"late").unwrap();
+        assert_eq!(capture.finish(), b"late");
     }
 
     #[tokio::test]

@@ -236,7 +236,7 @@ fn find(name: &str, path: &str) -> Result<PathBuf, Failure> {
     let quoted = format!("{name:?}");
     if name.contains('/') {
         return match Path::new(name).metadata() {
-            Ok(metadata) if metadata.is_dir() => Err(format!("exec: {quoted}: is a directory")),
+            Ok(metadata) if metadata.is_dir() => Err(format!("exec: {quoted}: permission denied")),
             Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
                 Err(format!("exec: {quoted}: permission denied"))
             }
@@ -415,7 +415,7 @@ mod tests {
             find("/no/such", "").unwrap_err(),
             "exec: \"/no/such\": stat /no/such: no such file or directory"
         );
-        assert_eq!(find("/etc", "").unwrap_err(), "exec: \"/etc\": is a directory");
+        assert_eq!(find("/etc", "").unwrap_err(), "exec: \"/etc\": permission denied");
         assert_eq!(find("/etc/passwd", "").unwrap_err(), "exec: \"/etc/passwd\": permission denied");
     }
 
