@@ -64,7 +64,7 @@ lint: ## formatting and clippy, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: bench
-bench: build ## side by side with Debian's containerd 2.1 and runc, as ratios; ONLY=list,writes,… for some of it
+bench: build ## side by side with Debian's containerd 2.1 and runc, as ratios; ONLY=start,idle,… for some of it
 	@scripts/peers $(PEERS)
 	cargo run --release -p corten-bench -- --peers $(PEERS) --programs $(RELEASE) $(if $(ONLY),--only $(ONLY))
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot be set up stops")]
 
+mod idle;
 mod memory;
 mod start;
 mod store;
@@ -29,6 +30,9 @@ struct Args {
     /// Containers started at once, and left running when memory is measured.
     #[arg(long, default_value_t = 50)]
     containers: usize,
+    /// Containers that do nothing.
+    #[arg(long, default_value_t = 500)]
+    idle: usize,
     /// Records that are listed.
     #[arg(long, default_value_t = 10_000)]
     records: usize,
@@ -47,6 +51,8 @@ enum Figure {
     Start,
     /// Memory of the daemon and of shims.
     Memory,
+    /// Many containers that do nothing, and the daemon's start with them.
+    Idle,
     /// Small writes.
     Writes,
     /// Lists of containers.
@@ -74,14 +80,19 @@ fn main() {
     if environment.iter().any(|(key, value)| std::env::var_os(key).as_deref() != Some(value.as_os_str())) {
         run_again_with(&environment);
     }
-    let sides = Sides { ours: Node::start(), theirs: Node::peer(&Peers::find().containerd_2_1()).start() };
+    let mut sides =
+        Sides { ours: Node::start(), theirs: Node::peer(&Peers::find().containerd_2_1()).start() };
     println!("{:44} {:>12} {:>12} {:>8} {:>8}", "", "corten", "Debian 2.1", "ratio", "budget");
     let wanted = |figure| args.only.is_empty() || args.only.contains(&figure);
     if wanted(Figure::Memory) {
         memory::idle(&sides);
     }
-    if wanted(Figure::Start) || wanted(Figure::Memory) {
+    if wanted(Figure::Start) || wanted(Figure::Memory) || wanted(Figure::Idle) {
+        import(&sides);
         containers(&sides, &args, wanted(Figure::Start), wanted(Figure::Memory));
+    }
+    if wanted(Figure::Idle) {
+        idle::measure(&mut sides, args.idle);
     }
     if wanted(Figure::Writes) {
         store::writes(&sides, 1000);
@@ -100,15 +111,20 @@ fn main() {
     sides.theirs.finish();
 }
 
-/// Figures that need containers of an image.
-fn containers(sides: &Sides, args: &Args, start: bool, memory: bool) {
+/// The image of the containers.
+fn import(sides: &Sides) {
     let archive = sides.ours.join("image.tar");
     ImageBuilder::busybox().build().save(&archive, IMAGE).unwrap();
     for node in [&sides.ours, &sides.theirs] {
         node.ctr(["images", "import", archive.to_str().unwrap()]).ok();
     }
+}
+
+/// Figures that need containers of an image.
+fn containers(sides: &Sides, args: &Args, start: bool, memory: bool) {
     if start {
         start::sequential(sides, args.runs);
+        start::exec(sides, args.runs);
         start::at_once(sides, args.containers);
     }
     if memory {

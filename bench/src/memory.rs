@@ -66,11 +66,13 @@ fn figures(node: &Node, containers: usize) -> Figures {
     result
 }
 
-fn status(pid: i32, key: &str) -> f64 {
+/// A line of a process' `status`, in its unit.
+pub fn status(pid: i32, key: &str) -> f64 {
     field(&std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default(), key)
 }
 
-fn rollup(pid: i32, key: &str) -> f64 {
+/// A line of all of a process' memory together, in kB.
+pub fn rollup(pid: i32, key: &str) -> f64 {
     field(&std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default(), key)
 }
 

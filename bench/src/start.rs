@@ -30,6 +30,30 @@ pub fn sequential(sides: &Sides, runs: usize) {
     );
 }
 
+/// `ctr tasks exec ID true`, likewise.
+pub fn exec(sides: &Sides, runs: usize) {
+    let once = |node: &Node, n: usize| {
+        let begun = Instant::now();
+        node.ctr(["tasks", "exec", "--exec-id", &format!("e{n}"), "exec", "true"]).ok();
+        begun.elapsed().as_secs_f64() * 1000.0
+    };
+    for node in [&sides.ours, &sides.theirs] {
+        node.ctr(["run", "-d", IMAGE, "exec", "sleep", "1000"]).ok();
+        once(node, usize::MAX);
+    }
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for n in 0..runs {
+        ours.push(once(&sides.ours, n));
+        theirs.push(once(&sides.theirs, n));
+    }
+    for node in [&sides.ours, &sides.theirs] {
+        node.ctr(["tasks", "rm", "-f", "exec"]);
+        node.ctr(["containers", "rm", "exec"]).ok();
+    }
+    let what = format!("ctr tasks exec ID true (median of {runs})");
+    row(&what, "ms", median(ours), median(theirs), Some(1.0 / 6.0));
+}
+
 /// Many at once, until the last has ended; the better of two rounds.
 pub fn at_once(sides: &Sides, containers: usize) {
     let round = |node: &Node| {

@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Pids of processes that belong to the node in `folder` (its daemon, its shims: their command line
 /// names it), and of all their descendants.
@@ -56,5 +59,27 @@ fn descend(folder: &Path, found: &mut Vec<PathBuf>) {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             descend(&entry.path(), found);
         }
+    }
+}
+
+/// Ends all processes of the node in `folder` and those in the cgroups of its namespace, and removes these.
+pub fn clear(folder: &Path, namespace: &str) {
+    let kill = |pid: i32| Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+    // Shims first, so that nobody adopts or restarts what they supervise.
+    for _ in 0..3 {
+        for pid in processes(folder) {
+            kill(pid);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+        if processes(folder).is_empty() {
+            break;
+        }
+    }
+    for cgroup in cgroups(namespace) {
+        let procs = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+        for pid in procs.lines().filter_map(|line| line.parse().ok()) {
+            kill(pid);
+        }
+        crate::leftovers_remove(&cgroup);
     }
 }

@@ -370,25 +370,7 @@ impl Drop for Node {
             child.kill().ok();
             child.wait().ok();
         }
-        // Shims first, so that nobody adopts or restarts what they supervise.
-        for _ in 0..3 {
-            for pid in leftovers::processes(self.path()) {
-                if let Some(pid) = Pid::from_raw(pid) {
-                    rustix::process::kill_process(pid, Signal::KILL).ok();
-                }
-            }
-            std::thread::sleep(Duration::from_millis(10));
-            if leftovers::processes(self.path()).is_empty() {
-                break;
-            }
-        }
-        for cgroup in leftovers::cgroups(&self.namespace) {
-            let procs = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-            for pid in procs.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw) {
-                rustix::process::kill_process(pid, Signal::KILL).ok();
-            }
-            crate::leftovers_remove(&cgroup);
-        }
+        leftovers::clear(self.path(), &self.namespace);
         let runtime = Path::new("/run/containerd/runc").join(&self.namespace);
         std::fs::remove_dir_all(runtime).ok();
     }

@@ -2,7 +2,7 @@
 //! memory that ran out. v1, v2, and both side by side, as this host has them mounted.
 //!
 //! Paths are made inside of the hierarchies only; nothing is ever killed or removed in a root cgroup.
-//! Delegation to systemd is not known here.
+//! With systemd a container's cgroup is a scope of its.
 
 mod devices;
 mod figures;
@@ -11,6 +11,7 @@ mod hierarchies;
 mod limits;
 mod oom;
 mod resources;
+mod systemd;
 
 pub use figures::metrics;
 pub use groups::{Cgroups, V1};
@@ -20,3 +21,4 @@ pub use oom::OomWatch;
 pub use resources::{
     BlockIo, Cpu, DeviceRule, HugePages, Memory, Network, Pids, Priority, Rdma, Resources, Throttle, Weight,
 };
+pub use systemd::Scope;

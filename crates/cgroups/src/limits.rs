@@ -220,7 +220,7 @@ fn cpu_v2(group: &Controller<'_>, wanted: &Cpu) -> Result<()> {
 }
 
 /// v1's 2 to 262144 as v2's 1 to 10000.
-fn weight(shares: u64) -> u64 {
+pub(crate) fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 

@@ -84,7 +84,7 @@ impl SpecView {
 pub(crate) fn features_have_idmap(features: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(features)
         .ok()
-        .and_then(|features| features.pointer("/mountExtensions/idmap/enabled")?.as_bool())
+        .and_then(|features| features.pointer("/linux/mountExtensions/idmap/enabled")?.as_bool())
         .unwrap_or(false)
 }
 
@@ -110,8 +110,8 @@ mod tests {
         assert!(!SpecView::parse(plain.as_bytes()).has_idmapped_mounts());
         let mapped = r#"{"mounts":[{"destination":"/a","uidMappings":[{"containerID":0}]}]}"#;
         assert!(SpecView::parse(mapped.as_bytes()).has_idmapped_mounts());
-        assert!(features_have_idmap(br#"{"mountExtensions":{"idmap":{"enabled":true}}}"#));
-        assert!(!features_have_idmap(br#"{"mountExtensions":{}}"#));
+        assert!(features_have_idmap(br#"{"linux":{"mountExtensions":{"idmap":{"enabled":true}}}}"#));
+        assert!(!features_have_idmap(br#"{"linux":{"mountExtensions":{}}}"#));
         assert!(!features_have_idmap(b"runc"));
     }
 }

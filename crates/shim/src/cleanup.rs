@@ -14,6 +14,7 @@ use crate::Flags;
 use crate::runtime::Runtime;
 
 const KILLED: u32 = 137;
+const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
 /// Removes everything of a container whose server is gone. Works whatever is there or not.
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
@@ -79,10 +80,14 @@ pub(crate) fn save_options(bundle: &Path, options: &Options) -> Result<()> {
 pub(crate) fn info() -> Result<()> {
     let mut input = Vec::new();
     std::io::stdin().lock().take(4 << 20).read_to_end(&mut input)?;
+    let options = Any::decode(input.as_slice()).ok().filter(|any| !any.type_url.is_empty());
+    let runc = options.as_ref().and_then(|any| corten_api::unpack::<Options>(any).ok()).unwrap_or_default();
+    let features = crate::runtime::features(&runc.binary_name);
     let info = RuntimeInfo {
         name: "io.containerd.runc.v2".into(),
         version: Some(RuntimeVersion { version: env!("CARGO_PKG_VERSION").into(), revision: String::new() }),
-        options: Any::decode(input.as_slice()).ok().filter(|any| !any.type_url.is_empty()),
+        options,
+        features: features.map(|value| Any { type_url: FEATURES.into(), value }),
         ..Default::default()
     };
     std::io::stdout().write_all(&info.encode_to_vec())?;

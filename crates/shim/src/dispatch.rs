@@ -2,7 +2,6 @@
 
 use corten_api::task_v3 as task;
 use corten_ttrpc::{Reply, Request, Service, reply};
-use corten_types::Error;
 
 use crate::service::TaskService;
 
@@ -10,13 +9,13 @@ impl Service for TaskService {
     fn call(&self, request: Request) -> Reply<'_> {
         Box::pin(async move {
             if !matches!(request.service.as_str(), "containerd.task.v2.Task" | "containerd.task.v3.Task") {
-                return Err(request.unknown());
+                return Err(request.unknown_service());
             }
-            let gone = request.closed();
+            let (gone, expired) = (request.closed(), request.expired());
             let payload = request.payload.clone();
             match request.method.as_str() {
-                "Create" => reply(payload, |request| self.create(request)).await,
-                "Start" => reply(payload, |request| self.start(request)).await,
+                "Create" => reply(payload, |request| self.create(request, expired)).await,
+                "Start" => reply(payload, |request| self.start(request, expired)).await,
                 "Delete" => reply(payload, |request| self.delete(request)).await,
                 "Exec" => reply(payload, |request| async { self.exec(request) }).await,
                 "State" => reply(payload, |request| async move { self.state(&request) }).await,
@@ -40,12 +39,7 @@ impl Service for TaskService {
                     .await
                 }
                 "Update" => reply(payload, |request| self.update(request)).await,
-                "Checkpoint" => {
-                    reply(payload, |_: task::CheckpointTaskRequest| async {
-                        Err::<(), _>(Error::not_implemented("checkpoints"))
-                    })
-                    .await
-                }
+                "Checkpoint" => reply(payload, |request| self.checkpoint(request)).await,
                 "Shutdown" => {
                     reply(payload, |_: task::ShutdownRequest| async {
                         self.shutdown();

@@ -71,6 +71,23 @@ impl Reaper {
     }
 }
 
+/// Kills a process when nobody waits for it any more.
+struct Awaited(Option<i32>);
+
+impl Awaited {
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0.and_then(rustix::process::Pid::from_raw) {
+            rustix::process::kill_process(pid, Signal::KILL).ok();
+        }
+    }
+}
+
 /// Runs `work` in a forked child and answers what it says. `keep` are the descriptors it needs.
 pub(crate) async fn forked<F>(
     reaper: &Reaper,
@@ -100,8 +117,10 @@ where
         })?
     };
     drop(write);
+    let awaited = Awaited(Some(child));
     let ended = reaper.end_of(child);
     let said = read_message(read, ended).await?;
+    awaited.ended();
     Ok(match said.split_at_checked(1) {
         Some(("+", text)) => Ok(text.to_owned()),
         Some((_, text)) => Err(text.to_owned()),
@@ -164,10 +183,14 @@ pub(crate) fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
 /// Runs a program to its end; answers its exit code. Output goes to `printed`, if there is one to read.
 pub(crate) async fn program(reaper: &Reaper, mut command: Command, io: [Stdio; 3]) -> Result<i32> {
     let [stdin, stdout, stderr] = io;
+    corten_sys::die_with_parent(&mut command);
     let child = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn()?;
     let pid = i32::try_from(child.id()).unwrap_or(0);
     // The reaper collects it; the handle only names it.
     drop(child);
     drop(command);
-    Ok(reaper.end_of(pid).await.unwrap_or(255))
+    let awaited = Awaited(Some(pid));
+    let code = reaper.end_of(pid).await.unwrap_or(255);
+    awaited.ended();
+    Ok(code)
 }

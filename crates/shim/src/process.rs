@@ -21,6 +21,18 @@ pub(crate) enum State {
     Stopped { pid: i32, status: u32, at: SystemTime },
 }
 
+impl State {
+    /// As messages name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Added | Self::Created { .. } => "created",
+            Self::Running { .. } => "running",
+            Self::Paused { .. } => "paused",
+            Self::Stopped { .. } => "stopped",
+        }
+    }
+}
+
 /// A process and its streams.
 #[derive(Debug)]
 pub(crate) struct Process {

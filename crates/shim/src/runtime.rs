@@ -1,12 +1,13 @@
 //! The OCI runtime of a container: the embedded one, or the program that its options name.
 
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use corten_api::runc::Options;
 use corten_oci::runtime::command::{Program, reason};
-use corten_oci::runtime::{Streams, Target, embedded};
+use corten_oci::runtime::{Checkpoint, Streams, Target, embedded};
 use corten_types::{Error, Result};
 
 use tokio::io::AsyncReadExt;
@@ -160,6 +161,48 @@ impl Runtime {
         result
     }
 
+    /// Writes a container's processes down.
+    pub(crate) async fn checkpoint(&self, reaper: &Reaper, wanted: &Checkpoint) -> Result<()> {
+        const WHAT: &str = "OCI runtime checkpoint failed";
+        std::fs::create_dir_all(&wanted.work)?;
+        let result = match &self.program {
+            None => {
+                let (target, wanted) = (self.target.clone(), wanted.clone());
+                let work = || embedded::checkpoint(&target, &wanted).map(|()| String::new());
+                helper::forked(reaper, &[], work).await?.map(drop).map_err(|text| failure(WHAT, &text))
+            }
+            Some(program) => {
+                self.run(reaper, program.checkpoint(&self.target, wanted), Streams::default(), WHAT).await
+            }
+        };
+        result.map_err(|error| {
+            // Where the reason can be read when the work folder is gone.
+            let kept = self.target.bundle.join("criu-dump.log");
+            if std::fs::copy(wanted.work.join("dump.log"), &kept).is_err() {
+                return error;
+            }
+            let first = error.message().lines().next().unwrap_or_default().to_owned();
+            Error::unknown(format!("{first} path= {}", kept.display()))
+        })
+    }
+
+    /// Makes a container from what [`Runtime::checkpoint`] wrote; answers its pid. It runs.
+    pub(crate) async fn restore(&self, reaper: &Reaper, from: &Checkpoint, streams: Streams) -> Result<i32> {
+        const WHAT: &str = "OCI runtime restore failed";
+        std::fs::create_dir_all(&from.work)?;
+        let Some(program) = &self.program else {
+            let (keep, target, from) = (descriptors(&streams), self.target.clone(), from.clone());
+            let work = || embedded::restore(&target, &from, streams).map(|pid| pid.to_string());
+            let said = helper::forked(reaper, &keep, work).await?;
+            let pid = parse(&said.map_err(|text| failure(WHAT, &text))?)?;
+            write_pid(&self.target.bundle.join("init.pid"), pid);
+            return Ok(pid);
+        };
+        let command = program.restore(&self.target, from, streams.console.as_deref());
+        self.run(reaper, command, streams, WHAT).await?;
+        read_pid(&self.target.bundle.join("init.pid"))
+    }
+
     async fn run(
         &self,
         reaper: &Reaper,
@@ -202,6 +245,15 @@ fn program(name: &str) -> Option<Program> {
     Some(Program { path: PathBuf::from(name) })
 }
 
+/// What a runtime can do, in the specification's JSON; nothing when it does not say.
+pub(crate) fn features(binary_name: &str) -> Option<Vec<u8>> {
+    let Some(program) = program(binary_name) else {
+        return Some(embedded::features().to_string().into_bytes());
+    };
+    let output = std::process::Command::new(program.path).arg("features").stdin(Stdio::null()).output();
+    output.ok().filter(|output| output.status.success()).map(|output| output.stdout)
+}
+
 fn descriptors(streams: &Streams) -> Vec<i32> {
     let all = [&streams.stdin, &streams.stdout, &streams.stderr];
     all.into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
@@ -212,11 +264,17 @@ fn failure(what: &str, text: &str) -> Error {
 }
 
 fn parse(pid: &str) -> Result<i32> {
-    pid.trim().parse().map_err(|_| Error::unknown(format!("the runtime answered no pid but {pid:?}")))
+    const SHOWN: usize = 40;
+    let shown: String = pid.chars().take(SHOWN).collect();
+    let parsed = pid.trim().parse().ok().filter(|pid| *pid > 0);
+    parsed.ok_or_else(|| Error::unknown(format!("the runtime answered no pid but {shown:?}")))
 }
 
 fn read_pid(file: &Path) -> Result<i32> {
-    parse(&std::fs::read_to_string(file).unwrap_or_default())
+    let mut text = String::new();
+    // A pid has not as many digits.
+    let read = std::fs::File::open(file).and_then(|file| file.take(64).read_to_string(&mut text));
+    parse(if read.is_ok() { &text } else { "" })
 }
 
 /// What `delete` needs when this process is gone.

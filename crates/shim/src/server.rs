@@ -13,6 +13,8 @@ use crate::events::Publisher;
 use crate::service::TaskService;
 use crate::{Flags, launch, log};
 
+/// How long what is being done may take at the end: creations are given up and cleared up after.
+const GRACE: Duration = Duration::from_secs(6);
 /// How long events may take to be told at the end.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -55,7 +57,7 @@ async fn run(flags: Flags) -> Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    Server::new(service).require_peer(uid, gid).serve(listener, shutdown).await;
+    Server::new(service).require_peer(uid, gid).grace(GRACE).serve(listener, shutdown).await;
     if let Some(socket) = socket {
         std::fs::remove_file(socket).ok();
     }

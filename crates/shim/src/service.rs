@@ -1,16 +1,19 @@
 //! The task service (spec 02 §5).
 
+mod checkpoint;
+mod look;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use corten_api::events as told;
-use corten_api::runc::{Options, ProcessDetails};
-use corten_api::task_types::{ProcessInfo, Status};
+use corten_api::runc::Options;
 use corten_api::task_v3 as task;
 use corten_cgroups::Cgroups;
-use corten_types::{Error, Mount, Result, ResultExt, timestamp};
+use corten_oci::runtime::{Checkpoint, Streams};
+use corten_types::{Error, ErrorClass, Mount, Result, ResultExt, timestamp};
 use tokio::sync::watch;
 
 use crate::cleanup;
@@ -24,6 +27,8 @@ use crate::stdio::{Owner, Paths, Stdio};
 
 /// How long output may take to be passed on at the end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long a runtime may take to clear up what could not be created.
+const REMAINS: Duration = Duration::from_secs(5);
 const SIGKILL: u32 = 9;
 
 /// A container and its processes.
@@ -34,6 +39,8 @@ struct Container {
     cgroups: Option<Cgroups>,
     oom: Option<Oom>,
     init: Process,
+    /// What it is made from when it is started.
+    checkpoint: Option<Checkpoint>,
     execs: BTreeMap<String, Process>,
     /// The process namespace is not its own: what it leaves behind lives on.
     shares_pids: bool,
@@ -97,12 +104,16 @@ impl TaskService {
 
     // === create, start, exec ===
 
-    pub(crate) async fn create(&self, request: task::CreateTaskRequest) -> Result<task::CreateTaskResponse> {
-        if !request.checkpoint.is_empty() {
-            return Err(Error::not_implemented("restoring from a checkpoint"));
-        }
+    /// Gives up, and removes what there is by then, when `expired` resolves.
+    pub(crate) async fn create(
+        &self,
+        request: task::CreateTaskRequest,
+        expired: impl Future<Output = ()>,
+    ) -> Result<task::CreateTaskResponse> {
         if self.lock().contains_key(&request.id) {
-            return Err(Error::already_exists(format!("container {}", request.id)));
+            let text =
+                "OCI runtime create failed: runc create failed: container with given ID already exists";
+            return Err(Error::unknown(text));
         }
         let options = match &request.options {
             Some(any) if !any.value.is_empty() => corten_api::unpack::<Options>(any)
@@ -122,10 +133,21 @@ impl TaskService {
         };
         let runtime = Runtime::new(&request.id, &self.namespace, &bundle, &options);
         let mut init = Process::new(paths, Vec::new());
+        if !request.checkpoint.is_empty() {
+            return Ok(self.create_from(&request, &options, runtime, init, !mounts.is_empty()));
+        }
         let starting = self.reaper.starting();
-        let pid = match self.create_init(&request.id, &runtime, &init).await {
+        let created = tokio::select! {
+            created = self.create_init(&request.id, &runtime, &init) => created,
+            () = expired => Err(Error::new(ErrorClass::DeadlineExceeded, "")),
+            () = self.ended() => Err(Error::new(ErrorClass::Canceled, "the shim ends")),
+        };
+        let pid = match created {
             Ok(pid) => pid,
             Err(error) => {
+                // A runtime that did not end by itself has cleared up nothing.
+                tokio::time::timeout(REMAINS, runtime.delete(&self.reaper, true)).await.ok();
+                init.stdio.abandon();
                 if !mounts.is_empty() {
                     corten_mounts::unmount_all(&rootfs).ok();
                 }
@@ -142,6 +164,7 @@ impl TaskService {
             cgroups,
             oom,
             init,
+            checkpoint: None,
             execs: BTreeMap::new(),
             ending: None,
             rootfs_mounted: !mounts.is_empty(),
@@ -154,18 +177,28 @@ impl TaskService {
     }
 
     async fn create_init(&self, id: &str, runtime: &Runtime, init: &Process) -> Result<i32> {
-        let owner = Owner { id, namespace: &self.namespace };
-        if init.paths.terminal {
-            let console = Console::new()?;
-            let streams =
-                corten_oci::runtime::Streams { console: Some(console.path()), ..Default::default() };
-            let terminal = init.stdio.terminal(&init.paths, &console, &owner);
-            let (pid, terminal) = with_terminal(runtime.create(&self.reaper, streams), terminal).await?;
-            terminal?;
-            return Ok(pid);
+        let work = |streams| runtime.create(&self.reaper, streams);
+        self.with_streams(id, &init.paths, &init.stdio, "failed to create init process I/O", work).await
+    }
+
+    /// Makes a process with the streams that it is to have.
+    async fn with_streams<F: Future<Output = Result<i32>>>(
+        &self,
+        id: &str,
+        paths: &Paths,
+        stdio: &Stdio,
+        failure: &str,
+        make: impl FnOnce(Streams) -> F,
+    ) -> Result<i32> {
+        let owner = Owner { id, namespace: &self.namespace, reaper: &self.reaper };
+        if !paths.terminal {
+            return make(stdio.pipes(paths, &owner).await.with_context(|| failure.to_owned())?).await;
         }
-        let streams = init.stdio.pipes(&init.paths, &owner).await?;
-        runtime.create(&self.reaper, streams).await
+        let console = Console::new()?;
+        let streams = Streams { console: Some(console.path()), ..Default::default() };
+        let (pid, terminal) = with_terminal(make(streams), stdio.terminal(paths, &console, &owner)).await?;
+        terminal?;
+        Ok(pid)
     }
 
     /// Deals with the end of a process when it comes.
@@ -241,21 +274,32 @@ impl TaskService {
         self.publisher.publish("/tasks/exit", &event);
     }
 
-    pub(crate) async fn start(&self, request: task::StartRequest) -> Result<task::StartResponse> {
+    pub(crate) async fn start(
+        &self,
+        request: task::StartRequest,
+        expired: impl Future<Output = ()>,
+    ) -> Result<task::StartResponse> {
         let pid = if request.exec_id.is_empty() {
             self.start_init(&request.id).await?
         } else {
-            self.start_exec(&request.id, &request.exec_id).await?
+            self.start_exec(&request.id, &request.exec_id, expired).await?
         };
         Ok(task::StartResponse { pid: pid.unsigned_abs() })
     }
 
     async fn start_init(&self, id: &str) -> Result<i32> {
+        let checkpoint = self.lock().get_mut(id).and_then(|container| container.checkpoint.take());
+        if let Some(checkpoint) = checkpoint {
+            return self.restore(id, checkpoint).await;
+        }
         let (runtime, pid) = {
             let mut containers = self.lock();
             let container = containers.get_mut(id).ok_or_else(not_created)?;
             let State::Created { pid } = container.init.state else {
-                return Err(Error::failed_precondition("cannot start a container that is not created"));
+                return Err(Error::unknown(format!(
+                    "cannot start a {} process",
+                    container.init.state.name()
+                )));
             };
             container.init.begin();
             (container.runtime.clone(), pid)
@@ -273,7 +317,8 @@ impl TaskService {
         Ok(pid)
     }
 
-    async fn start_exec(&self, id: &str, exec: &str) -> Result<i32> {
+    /// Gives up when `expired` resolves.
+    async fn start_exec(&self, id: &str, exec: &str, expired: impl Future<Output = ()>) -> Result<i32> {
         let (runtime, paths, stdio, spec) = {
             let mut containers = self.lock();
             let container = containers.get_mut(id).ok_or_else(not_created)?;
@@ -293,7 +338,10 @@ impl TaskService {
             (container.runtime.clone(), paths, stdio, process.spec.clone())
         };
         let starting = self.reaper.starting();
-        let result = self.run_exec(id, exec, &runtime, &paths, &stdio, &spec).await;
+        let result = tokio::select! {
+            result = self.with_streams(id, &paths, &stdio, "failed to create exec process I/O", |streams| runtime.exec(&self.reaper, exec, &spec, streams)) => result,
+            () = expired => Err(Error::new(ErrorClass::DeadlineExceeded, "")),
+        };
         let mut containers = self.lock();
         let Ok(process) = process(&mut containers, id, exec) else {
             // Deleted meanwhile.
@@ -318,30 +366,6 @@ impl TaskService {
                 Err(error)
             }
         }
-    }
-
-    async fn run_exec(
-        &self,
-        id: &str,
-        exec: &str,
-        runtime: &Runtime,
-        paths: &Paths,
-        stdio: &Stdio,
-        spec: &[u8],
-    ) -> Result<i32> {
-        let owner = Owner { id, namespace: &self.namespace };
-        if paths.terminal {
-            let console = Console::new()?;
-            let streams =
-                corten_oci::runtime::Streams { console: Some(console.path()), ..Default::default() };
-            let terminal = stdio.terminal(paths, &console, &owner);
-            let (pid, terminal) =
-                with_terminal(runtime.exec(&self.reaper, exec, spec, streams), terminal).await?;
-            terminal?;
-            return Ok(pid);
-        }
-        let streams = stdio.pipes(paths, &owner).await?;
-        runtime.exec(&self.reaper, exec, spec, streams).await
     }
 
     pub(crate) fn exec(&self, request: task::ExecProcessRequest) -> Result<()> {
@@ -370,82 +394,6 @@ impl TaskService {
         let event = told::TaskExecAdded { container_id: request.id, exec_id: request.exec_id };
         self.publisher.publish("/tasks/exec-added", &event);
         Ok(())
-    }
-
-    // === looking ===
-
-    pub(crate) fn state(&self, request: &task::StateRequest) -> Result<task::StateResponse> {
-        let mut containers = self.lock();
-        let container = containers.get(&request.id).ok_or_else(not_created)?;
-        let (bundle, paused) =
-            (container.bundle.display().to_string(), matches!(container.init.state, State::Paused { .. }));
-        let process = process(&mut containers, &request.id, &request.exec_id)?;
-        let status = match process.state {
-            State::Added | State::Created { .. } => Status::Created,
-            State::Running { .. } if paused => Status::Paused,
-            State::Running { .. } => Status::Running,
-            State::Paused { .. } => Status::Paused,
-            State::Stopped { .. } => Status::Stopped,
-        };
-        let exit = process.exit();
-        Ok(task::StateResponse {
-            id: if request.exec_id.is_empty() { request.id.clone() } else { request.exec_id.clone() },
-            bundle,
-            pid: process.pid().unsigned_abs(),
-            status: status.into(),
-            stdin: process.paths.stdin.clone(),
-            stdout: process.paths.stdout.clone(),
-            stderr: process.paths.stderr.clone(),
-            terminal: process.paths.terminal,
-            exit_status: exit.map_or(0, |(status, _)| status),
-            exited_at: exit.map(|(_, at)| timestamp::from_system(at)),
-            exec_id: String::new(),
-        })
-    }
-
-    pub(crate) async fn wait(
-        &self,
-        request: task::WaitRequest,
-        gone: impl Future<Output = ()>,
-    ) -> Result<task::WaitResponse> {
-        let mut gone = std::pin::pin!(gone);
-        let mut changed = process(&mut self.lock(), &request.id, &request.exec_id)?.changed.subscribe();
-        loop {
-            let exit = process(&mut self.lock(), &request.id, &request.exec_id)?.exit();
-            if let Some((exit_status, at)) = exit {
-                return Ok(task::WaitResponse { exit_status, exited_at: Some(timestamp::from_system(at)) });
-            }
-            tokio::select! {
-                changed = changed.changed() => if changed.is_err() { return Err(not_created()) },
-                () = &mut gone => return Err(Error::new(corten_types::ErrorClass::Canceled, "the caller is gone")),
-            }
-        }
-    }
-
-    pub(crate) fn pids(&self, request: &task::PidsRequest) -> Result<task::PidsResponse> {
-        let containers = self.lock();
-        let container = containers.get(&request.id).ok_or_else(not_created)?;
-        let cgroups = container.cgroups.as_ref().ok_or_else(|| Error::not_found("cgroup does not exist"))?;
-        let mut pids = cgroups.processes().unwrap_or_default();
-        pids.sort_unstable();
-        let info = |pid: i32| {
-            let exec = container.execs.iter().find(|(_, exec)| exec.pid() == pid);
-            let info = exec.map(|(id, _)| corten_api::pack(&ProcessDetails { exec_id: id.clone() }));
-            ProcessInfo { pid: pid.unsigned_abs(), info }
-        };
-        Ok(task::PidsResponse { processes: pids.into_iter().map(info).collect() })
-    }
-
-    pub(crate) fn stats(&self, request: &task::StatsRequest) -> Result<task::StatsResponse> {
-        let containers = self.lock();
-        let container = containers.get(&request.id).ok_or_else(not_created)?;
-        let cgroups = container.cgroups.as_ref().ok_or_else(|| Error::not_found("cgroup does not exist"))?;
-        Ok(task::StatsResponse { stats: Some(corten_cgroups::metrics(cgroups)?) })
-    }
-
-    pub(crate) fn connect(&self, request: &task::ConnectRequest) -> task::ConnectResponse {
-        let pid = self.lock().get(&request.id).map_or(0, |container| container.init.pid().unsigned_abs());
-        task::ConnectResponse { shim_pid: std::process::id(), task_pid: pid, version: String::new() }
     }
 
     // === acting ===
@@ -534,7 +482,8 @@ impl TaskService {
             (Arc::clone(&process.stdio), process.state, process.starting())
         };
         if starting || matches!(state, State::Running { .. } | State::Paused { .. }) {
-            return Err(Error::unknown("cannot delete a running process"));
+            let what = if matches!(state, State::Paused { .. }) { "paused" } else { "running" };
+            return Err(Error::unknown(format!("cannot delete a {what} process")));
         }
         let created = matches!(state, State::Created { .. });
         if request.exec_id.is_empty() {

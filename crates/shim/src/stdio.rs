@@ -1,10 +1,10 @@
 //! Standard streams (spec 02 §6): FIFOs and files of clients, logging programs, terminals. Bytes pass with
 //! back-pressure; nothing grows, nothing is lost when a process ends right after writing.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,10 +13,15 @@ use corten_types::{Error, Result, ResultExt};
 use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::console::{Console, is_fifo};
-use crate::helper::{pipe, set_nonblocking, watched};
+use crate::helper::{Reaper, pipe, set_nonblocking, watched};
+
+/// How long a logging program may take after its input has ended, and after it was asked to end.
+const LOGGER_ENDS: Duration = Duration::from_secs(2);
+const LOGGER_STOPS: Duration = Duration::from_secs(12);
 
 /// Where a process' streams go, as the request says.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +39,7 @@ pub(crate) struct Stdio {
     /// Our own writer on the stdin FIFO: while it is open, `stdin` does not end.
     stdin: Mutex<Option<OwnedFd>>,
     master: Mutex<Option<Arc<AsyncFd<OwnedFd>>>>,
-    logger: Mutex<Option<i32>>,
+    logger: Mutex<Option<Logger>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -168,32 +173,33 @@ impl Stdio {
             || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from);
         let ((out_read, out_write), (err_read, err_write)) = (pipe2()?, pipe2()?);
         let (ready, ready_write) = pipe()?;
-        let mut command = Command::new("/proc/self/exe");
-        // The descriptors' numbers are fixed: a shell puts them there, being between us and the program.
-        let numbers: Vec<String> = [&out_read, &err_read, &ready_write]
-            .iter()
-            .map(|fd| {
-                rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).ok();
-                std::os::fd::AsRawFd::as_raw_fd(*fd).to_string()
-            })
-            .collect();
-        let [out, err, said] = numbers.as_slice() else { return Err(Error::internal("three pipes")) };
-        let script = format!(
-            "exec 7<&{out} 8<&{err} 9>&{said}; exec {out}<&- {err}<&- {said}>&-; exec 3<&7 4<&8 5>&9 7<&- 8<&- 9>&-; exec \"$@\""
-        );
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", &script, "sh", path]).env_clear();
+        let null = open(Path::new("/dev/null"), OFlags::RDWR)?;
+        let text = |text: String| {
+            CString::new(text).map_err(|_| Error::invalid_argument("a logging binary cannot be told NUL"))
+        };
+        let mut arguments = vec![text(path.to_owned())?];
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            shell.arg(decoded(key)).arg(decoded(value));
+            arguments.extend([text(decoded(key))?, text(decoded(value))?]);
         }
-        shell.env("CONTAINER_ID", owner.id).env("CONTAINER_NAMESPACE", owner.namespace);
-        std::mem::swap(&mut command, &mut shell);
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-        let child = command.stderr(std::process::Stdio::null()).spawn();
-        let child = child.with_context(|| format!("failed to start logging binary {path}"))?;
+        let environment = [
+            text(format!("CONTAINER_ID={}", owner.id))?,
+            text(format!("CONTAINER_NAMESPACE={}", owner.namespace))?,
+        ];
+        let program = text(path.to_owned())?;
+        let [null, out, err, said] = [&null, &out_read, &err_read, &ready_write].map(AsFd::as_fd);
+        let pid = corten_sys::spawn(&corten_sys::Program {
+            path: &program,
+            arguments: &arguments,
+            environment: &environment,
+            descriptors: &[(null, 0), (null, 1), (null, 2), (out, 3), (err, 4), (said, 5)],
+            mortal: false,
+        })
+        .map_err(|error| {
+            Error::unknown(format!("failed to start binary process: {path}: {}", Error::from(error)))
+        })?;
+        *lock(&self.logger) = Some(Logger { pid, end: owner.reaper.end_of(pid) });
         drop((out_read, err_read, ready_write));
-        *lock(&self.logger) = i32::try_from(child.id()).ok();
         let told = wait_ready(&ready).await?;
         if scheme == "binary-v2" && !told {
             let text = "logging binary did not call ready (it may have crashed or exited prematurely)";
@@ -214,6 +220,16 @@ impl Stdio {
         master.map_or(Ok(()), |master| crate::console::resize(master.get_ref(), width, height))
     }
 
+    /// Lets go of everything: there is no process that these are the streams of.
+    pub(crate) fn abandon(&self) {
+        lock(&self.copies).abort_all();
+        self.close_stdin();
+        lock(&self.master).take();
+        if let Some(logger) = lock(&self.logger).take() {
+            tokio::spawn(logger.finish());
+        }
+    }
+
     /// Waits until all output is passed on, for a while.
     pub(crate) async fn drain(&self, patience: Duration) {
         let mut copies = std::mem::take(&mut *lock(&self.copies));
@@ -223,8 +239,30 @@ impl Stdio {
         }
         self.close_stdin();
         lock(&self.master).take();
-        if let Some(pid) = lock(&self.logger).take().and_then(rustix::process::Pid::from_raw) {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        let logger = lock(&self.logger).take();
+        if let Some(logger) = logger {
+            logger.finish().await;
+        }
+    }
+}
+
+/// A logging program that runs.
+#[derive(Debug)]
+struct Logger {
+    pid: i32,
+    end: oneshot::Receiver<i32>,
+}
+
+impl Logger {
+    /// Lets it write what it has: its input has ended. One that does not end by itself is asked to, and then made to.
+    async fn finish(mut self) {
+        use rustix::process::{Pid, Signal, kill_process};
+        for (patience, signal) in [(LOGGER_ENDS, Signal::TERM), (LOGGER_STOPS, Signal::KILL)] {
+            if tokio::time::timeout(patience, &mut self.end).await.is_ok() {
+                return;
+            }
+            // It has not been collected, so the pid is still its own.
+            Pid::from_raw(self.pid).map(|pid| kill_process(pid, signal).ok());
         }
     }
 }
@@ -234,6 +272,7 @@ impl Stdio {
 pub(crate) struct Owner<'a> {
     pub id: &'a str,
     pub namespace: &'a str,
+    pub reaper: &'a Reaper,
 }
 
 /// True when a byte came, false at the end.

@@ -27,7 +27,9 @@ pub use links::set_link_up;
 pub use loops::attach_loop;
 pub use memory::{economize_heap, trim_heap};
 pub use mounts::{MountChange, change_mount, detached_clone, read_only_clone};
-pub use process::{NewProcess, Program, clone_process, execute, fork, kill, set_variable, spawn};
+pub use process::{
+    NewProcess, Program, clone_process, die_with_parent, execute, fork, kill, set_variable, spawn,
+};
 pub use sampler::{Sample, Sampler};
 pub use subvolumes::{create_subvolume, destroy_subvolume, snapshot_subvolume, subvolume_id};
 pub use task::{

@@ -193,6 +193,18 @@ fn become_program(program: &Program<'_>, kept: &OwnedFd) -> io::Error {
     }
 }
 
+/// Has a program killed when the thread that starts it ends.
+pub fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: in the new process only prctl is called, and no memory is allocated.
+    unsafe {
+        command.pre_exec(|| {
+            checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into())?;
+            Ok(())
+        })
+    };
+}
+
 /// Sends a signal by number, real-time ones included.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use prost::Message;
 use prost::bytes::Bytes;
 use tokio::sync::watch;
 
-use corten_types::{Error, Result};
+use corten_types::{Error, ErrorClass, Result};
 
 use crate::NAMESPACE_KEY;
 use crate::message::{KeyValue, RequestMessage};
@@ -82,10 +82,27 @@ impl Request {
         }
     }
 
-    /// The error for a service or method that there is not.
+    /// Resolves when nobody waits for the answer any more: the client has gone away, or its time is over.
+    pub fn expired(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (closed, timeout) = (self.closed(), self.timeout);
+        async move {
+            match timeout {
+                Some(timeout) => drop(tokio::time::timeout(timeout, closed).await),
+                None => closed.await,
+            }
+        }
+    }
+
+    /// The error for a method that there is not.
     #[must_use]
     pub fn unknown(&self) -> Error {
-        Error::not_implemented(format!("unknown method /{}/{}", self.service, self.method))
+        Error::bare(ErrorClass::NotImplemented, format!("method {}", self.method))
+    }
+
+    /// The error for a service that there is not.
+    #[must_use]
+    pub fn unknown_service(&self) -> Error {
+        Error::bare(ErrorClass::NotImplemented, format!("service {}", self.service))
     }
 }
 

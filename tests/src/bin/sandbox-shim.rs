@@ -45,6 +45,7 @@ fn main() {
     }
 }
 
+#[allow(clippy::zombie_processes, reason = "it outlives this process, whose children init collects")]
 fn start(args: &[String], id: &str, namespace: &str, socket: &Path) {
     let mut input = Vec::new();
     std::io::stdin().read_to_end(&mut input).unwrap();
@@ -284,7 +285,11 @@ impl Shim {
                 reply(payload, state).await
             }
             "Kill" => {
-                reply(payload, async |request: task::KillRequest| Ok(self.known(&request.id)?.kill())).await
+                let kill = async |request: task::KillRequest| {
+                    self.known(&request.id)?.kill();
+                    Ok(())
+                };
+                reply(payload, kill).await
             }
             "Wait" => {
                 let wait = async |request: task::WaitRequest| {

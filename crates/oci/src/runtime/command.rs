@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Target;
+use super::{Checkpoint, Target};
 
 /// A runtime's program.
 #[derive(Clone, Debug)]
@@ -73,6 +73,52 @@ impl Program {
         command
     }
 
+    /// `checkpoint`.
+    #[must_use]
+    pub fn checkpoint(&self, target: &Target, wanted: &Checkpoint) -> Command {
+        let mut command = self.command(target, "checkpoint");
+        command.arg("--image-path").arg(&wanted.images).arg("--work-path").arg(&wanted.work);
+        if let Some(parent) = &wanted.parent {
+            command.arg("--parent-path").arg(parent);
+        }
+        for (flag, is_set) in [
+            ("--tcp-established", wanted.open_tcp),
+            ("--ext-unix-sk", wanted.external_unix_sockets),
+            ("--shell-job", wanted.terminal),
+            ("--file-locks", wanted.file_locks),
+            ("--leave-running", wanted.leave_running),
+        ] {
+            if is_set {
+                command.arg(flag);
+            }
+        }
+        if !wanted.cgroups_mode.is_empty() {
+            command.arg("--manage-cgroups-mode").arg(&wanted.cgroups_mode);
+        }
+        for kind in &wanted.empty_namespaces {
+            command.arg("--empty-ns").arg(kind);
+        }
+        command.arg(&target.id);
+        command
+    }
+
+    /// `restore`, up to the point where the process runs.
+    #[must_use]
+    pub fn restore(&self, target: &Target, from: &Checkpoint, console: Option<&Path>) -> Command {
+        let mut command = self.command(target, "restore");
+        command.arg("--image-path").arg(&from.images).arg("--work-path").arg(&from.work);
+        command.arg("--detach").arg("--pid-file").arg(target.bundle.join("init.pid"));
+        command.arg("--no-subreaper").arg("--bundle").arg(&target.bundle);
+        if let Some(console) = console {
+            command.arg("--console-socket").arg(console);
+        }
+        if target.no_pivot {
+            command.arg("--no-pivot");
+        }
+        command.arg(&target.id);
+        command
+    }
+
     /// `update` with resources in a file.
     #[must_use]
     pub fn update(&self, target: &Target, resources: &Path) -> Command {
@@ -85,7 +131,8 @@ impl Program {
 /// The last error in a runtime's log, or what it printed.
 #[must_use]
 pub fn reason(target: &Target, printed: &str) -> String {
-    let log = std::fs::read_to_string(target.bundle.join("log.json")).unwrap_or_default();
+    let log = std::fs::read(target.bundle.join("log.json")).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
     let last = log.lines().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let last =
         last.filter(|line| line["level"] == "error").find_map(|line| Some(line["msg"].as_str()?.to_owned()));

@@ -32,6 +32,31 @@ impl Target {
     }
 }
 
+/// How a container is written down, and read again, by CRIU.
+#[derive(Clone, Debug, Default)]
+pub struct Checkpoint {
+    /// The folder of images.
+    pub images: PathBuf,
+    /// Where CRIU works and logs.
+    pub work: PathBuf,
+    /// Images of before, against which only differences are written.
+    pub parent: Option<PathBuf>,
+    /// It goes on afterwards.
+    pub leave_running: bool,
+    /// Connections that stand are kept.
+    pub open_tcp: bool,
+    /// Unix sockets that lead out are kept.
+    pub external_unix_sockets: bool,
+    /// There is a terminal.
+    pub terminal: bool,
+    /// Locks on files are kept.
+    pub file_locks: bool,
+    /// Kinds of namespaces that are made empty.
+    pub empty_namespaces: Vec<String>,
+    /// How cgroups are restored, as CRIU names it.
+    pub cgroups_mode: String,
+}
+
 /// Standard streams of a process; with a console, its socket instead.
 #[derive(Debug, Default)]
 pub struct Streams {

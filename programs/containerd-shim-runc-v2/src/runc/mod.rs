@@ -2,8 +2,10 @@
 //! as other programs and scripts use them.
 
 mod arguments;
+mod checkpoint;
 mod process;
 mod show;
+mod terminal;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ USAGE:
    runc [global options] command [command options] [arguments...]
 
 COMMANDS:
+   checkpoint write a running container down, by CRIU
    create   create a container
    delete   delete any resources held by the container
    events   display container statistics (--stats)
@@ -31,6 +34,7 @@ COMMANDS:
    list     list containers started with the given root
    pause    suspend all processes inside the container
    ps       display the processes running inside a container
+   restore  make a container from a checkpoint
    resume   resume all processes that have been previously paused
    run      create and run a container
    spec     create a new specification file
@@ -43,7 +47,7 @@ GLOBAL OPTIONS:
    --log value         set the log file to write to (default: standard error)
    --log-format value  \"text\" or \"json\" (default: \"text\")
    --debug             enable debug logging
-   --systemd-cgroup    not supported by this runtime
+   --systemd-cgroup    let systemd make cgroups: cgroupsPath is \"slice:prefix:name\"
    --version, -v       print the version
 ";
 
@@ -109,7 +113,8 @@ fn run(words: Vec<String>, global: &mut Global) -> Result<i32> {
         "delete" => delete(global, words),
         "pause" | "resume" => freeze(global, words, command == "pause"),
         "update" => update(global, words),
-        "checkpoint" | "restore" => Err("checkpoints are not supported by the embedded runtime".into()),
+        "checkpoint" => checkpoint::checkpoint(global, words),
+        "restore" => checkpoint::restore(global, words),
         other => Err(format!("No help topic for '{other}'\n")),
     }
 }

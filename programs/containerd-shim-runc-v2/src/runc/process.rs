@@ -4,11 +4,13 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use corten_oci::runtime::{Streams, Target, embedded};
+use corten_oci::runtime::{Checkpoint, Streams, Target, embedded};
 use rustix::process::{Pid, WaitOptions, waitpid};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::Arguments;
+use super::terminal::{Terminal, Waiting};
 use super::{Global, Result};
 
 const CREATE_VALUES: &[&str] = &["bundle", "b", "console-socket", "pid-file", "preserve-fds"];
@@ -50,10 +52,7 @@ impl Wanted {
             (true, true, None) => {
                 Err("cannot allocate tty if runc will detach without setting console socket".into())
             }
-            (true, false, _) => {
-                Err("a terminal in the foreground is not supported: detach with --console-socket".into())
-            }
-            (false, _, Some(_)) => {
+            (false, _, Some(_)) | (_, false, Some(_)) => {
                 Err("cannot use console socket if runc will not detach or allocate tty".into())
             }
             _ => Ok(()),
@@ -68,6 +67,35 @@ impl Wanted {
     }
 }
 
+/// A container that runs, made of what was written down.
+pub struct Created {
+    target: Target,
+    pid: i32,
+}
+
+impl Created {
+    pub fn restore(global: &Global, arguments: &mut Arguments, from: &Checkpoint) -> Result<Self> {
+        let wanted = Wanted::parse(global, arguments)?;
+        let streams = streams(wanted.console.clone())?;
+        // What is made is a child of that process first, and ours when it has ended.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|error| error.to_string())?;
+        let pid = in_child(&streams, || embedded::restore(&wanted.target, from, copy(&streams)?))?;
+        write_pid(wanted.pid_file.as_deref(), pid)?;
+        Ok(Self { target: wanted.target, pid })
+    }
+}
+
+/// Waits for its end, unless it is to be left alone.
+pub fn follow_created(created: &Created, arguments: &Arguments) -> Result<i32> {
+    if arguments.has("detach") || arguments.has("d") {
+        return Ok(0);
+    }
+    let code = follow(created.pid, None)?;
+    embedded::delete(&created.target, true)?;
+    Ok(code)
+}
+
 pub fn create(global: &Global, words: Vec<String>) -> Result<i32> {
     let mut arguments = Arguments::parse("create", words, CREATE_VALUES, CREATE_SWITCHES, 1..=1)?;
     let wanted = Wanted::parse(global, &mut arguments)?;
@@ -78,17 +106,28 @@ pub fn create(global: &Global, words: Vec<String>) -> Result<i32> {
 pub fn run(global: &Global, words: Vec<String>) -> Result<i32> {
     let mut arguments = Arguments::parse("run", words, CREATE_VALUES, CREATE_SWITCHES, 1..=1)?;
     let detached = arguments.has("detach") || arguments.has("d");
-    let wanted = Wanted::parse(global, &mut arguments)?;
+    let mut wanted = Wanted::parse(global, &mut arguments)?;
     wanted.check_terminal(detached)?;
-    let pid = wanted.create().map_err(|text| text.replacen("runc create failed", "runc run failed", 1))?;
-    if let Err(message) = let_go(&wanted.target) {
-        embedded::delete(&wanted.target, true).ok();
-        return Err(message);
+    let foreground = (wanted.terminal && !detached).then(Waiting::new).transpose()?;
+    if let Some(waiting) = &foreground {
+        wanted.console = Some(waiting.path());
     }
+    let pid = wanted.create().map_err(|text| text.replacen("runc create failed", "runc run failed", 1))?;
+    let begun = foreground.map(Waiting::connect).transpose().and_then(|terminal| {
+        let_go(&wanted.target)?;
+        Ok(terminal)
+    });
+    let terminal = match begun {
+        Ok(terminal) => terminal,
+        Err(message) => {
+            embedded::delete(&wanted.target, true).ok();
+            return Err(message);
+        }
+    };
     if detached {
         return Ok(0);
     }
-    let code = follow(pid)?;
+    let code = follow(pid, terminal)?;
     if !arguments.has("keep") {
         embedded::delete(&wanted.target, true)?;
     }
@@ -139,21 +178,23 @@ pub fn exec(global: &Global, words: Vec<String>) -> Result<i32> {
     let terminal = process["terminal"].as_bool().unwrap_or(false);
     let detached = arguments.has("detach") || arguments.has("d");
     let console = arguments.value("console-socket").map(PathBuf::from);
-    if terminal && console.is_none() {
-        return Err("a terminal in the foreground is not supported: detach with --console-socket".into());
+    if terminal && detached && console.is_none() {
+        return Err("cannot allocate tty if runc will detach without setting console socket".into());
     }
-    let (read, write) = std::io::pipe().map_err(|error| error.to_string())?;
-    let text = process.to_string();
-    // It is larger than a pipe only in theory; a thread would forbid the fork.
-    let mut write = write;
-    write.write_all(text.get(..text.len().min(60 << 10)).unwrap_or_default().as_bytes()).ok();
-    drop(write);
+    let foreground = (terminal && !detached).then(Waiting::new).transpose()?;
+    let console = foreground.as_ref().map(Waiting::path).or(console);
+    let file = rustix::fs::memfd_create("process", rustix::fs::MemfdFlags::CLOEXEC);
+    let mut file = file.map(std::fs::File::from).map_err(|error| error.to_string())?;
+    file.write_all(process.to_string().as_bytes()).map_err(|error| error.to_string())?;
     let streams = streams(console)?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}", read.as_raw_fd()));
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let work = || embedded::exec(&target, &path, copy(&streams)?);
-    let pid = keep_and_run(&streams, &[read.as_raw_fd()], work)?;
+    let pid = keep_and_run(&streams, &[file.as_raw_fd()], work)?;
     write_pid(arguments.value("pid-file").as_deref().map(Path::new), pid)?;
-    if detached { Ok(0) } else { follow(pid) }
+    if detached {
+        return Ok(0);
+    }
+    follow(pid, foreground.map(Waiting::connect).transpose()?)
 }
 
 /// The container's own process with what the flags change.
@@ -164,7 +205,7 @@ fn edited(target: &Target, arguments: &Arguments) -> Result<serde_json::Value> {
     if arguments.rest.is_empty() {
         return Err("process args cannot be empty".into());
     }
-    process["args"] = serde_json::json!(arguments.rest);
+    process["args"] = json!(arguments.rest);
     process["terminal"] = (arguments.has("tty") || arguments.has("t")).into();
     if let Some(cwd) = arguments.value("cwd") {
         process["cwd"] = cwd.into();
@@ -175,7 +216,17 @@ fn edited(target: &Target, arguments: &Arguments) -> Result<serde_json::Value> {
     if let Some(user) = arguments.value("user").or_else(|| arguments.value("u")) {
         let (uid, gid) = user.split_once(':').unwrap_or((&user, "0"));
         let number = |text: &str| text.parse::<u32>().map_err(|_| format!("bad user {user:?}"));
-        process["user"] = serde_json::json!({"uid": number(uid)?, "gid": number(gid)?});
+        process["user"] = json!({"uid": number(uid)?, "gid": number(gid)?});
+    }
+    let groups = arguments.all("additional-gids", "g");
+    if !groups.is_empty() {
+        let numbers: std::result::Result<Vec<u32>, _> = groups.iter().map(|group| group.parse()).collect();
+        process["user"]["additionalGids"] = json!(numbers.map_err(|_| format!("bad groups {groups:?}"))?);
+    }
+    for (flag, key) in [("apparmor", "apparmorProfile"), ("process-label", "selinuxLabel")] {
+        if let Some(value) = arguments.value(flag) {
+            process[key] = value.into();
+        }
     }
     if arguments.has("no-new-privs") {
         process["noNewPrivileges"] = true.into();
@@ -263,7 +314,15 @@ fn write_pid(file: Option<&Path>, pid: i32) -> Result<()> {
 }
 
 /// Waits for a process of ours and passes signals on to it; answers its exit code.
-fn follow(pid: i32) -> Result<i32> {
+fn follow(pid: i32, terminal: Option<Terminal>) -> Result<i32> {
+    let code = wait_for(pid, terminal.as_ref())?;
+    if let Some(terminal) = terminal {
+        terminal.finish();
+    }
+    Ok(code)
+}
+
+fn wait_for(pid: i32, terminal: Option<&Terminal>) -> Result<i32> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| error.to_string())?.block_on(async {
         let listen = |kind| signal(kind).map_err(|error| error.to_string());
@@ -273,6 +332,7 @@ fn follow(pid: i32) -> Result<i32> {
         let (mut hangup, mut quit) = (listen(SignalKind::hangup())?, listen(SignalKind::quit())?);
         let (mut first, mut second) =
             (listen(SignalKind::user_defined1())?, listen(SignalKind::user_defined2())?);
+        let mut resized = listen(SignalKind::window_change())?;
         loop {
             if let Some((_, status)) =
                 waitpid(Pid::from_raw(pid), WaitOptions::NOHANG).map_err(|error| error.to_string())?
@@ -282,6 +342,12 @@ fn follow(pid: i32) -> Result<i32> {
             }
             let passed = tokio::select! {
                 _ = ended.recv() => continue,
+                _ = resized.recv() => {
+                    if let Some(terminal) = terminal {
+                        terminal.resize();
+                    }
+                    continue;
+                }
                 _ = terminate.recv() => 15,
                 _ = interrupt.recv() => 2,
                 _ = hangup.recv() => 1,

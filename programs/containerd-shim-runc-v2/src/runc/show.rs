@@ -190,19 +190,6 @@ fn default_spec() -> Value {
 }
 
 pub fn features() -> Result<i32> {
-    let features = json!({
-        "ociVersionMin": "1.0.0", "ociVersionMax": "1.2.0",
-        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
-            "seccomp": {"enabled": true},
-            "apparmor": {"enabled": true},
-            "selinux": {"enabled": true},
-            "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": true}},
-        },
-    });
-    println!("{}", serde_json::to_string_pretty(&features).unwrap_or_default());
+    println!("{}", serde_json::to_string_pretty(&embedded::features()).unwrap_or_default());
     Ok(0)
 }

@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use super::Failure;
 
+/// The newest specification that is known.
+pub(super) const VERSION: &str = "1.2.0";
+
 /// A container.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -164,8 +167,8 @@ pub(super) struct Linux {
     pub readonly_paths: Vec<PathBuf>,
     pub personality: Option<Personality>,
     pub time_offsets: BTreeMap<String, TimeOffset>,
-    pub net_devices: BTreeMap<String, Value>,
-    pub intel_rdt: Option<Value>,
+    pub net_devices: BTreeMap<String, NetDevice>,
+    pub intel_rdt: Option<IntelRdt>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -189,6 +192,26 @@ pub(super) struct Device {
     pub gid: Option<u32>,
 }
 
+/// Shares of the processor's caches and of memory bandwidth.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct IntelRdt {
+    #[serde(rename = "closID")]
+    pub clos_id: String,
+    pub l3_cache_schema: String,
+    pub mem_bw_schema: String,
+    pub schemata: Vec<String>,
+    pub enable_monitoring: bool,
+}
+
+/// An interface of the host that moves into the container.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NetDevice {
+    /// Its name there; as it is, when empty.
+    pub name: String,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Personality {
@@ -210,6 +233,7 @@ pub(super) struct Seccomp {
     pub architectures: Vec<String>,
     pub flags: Vec<String>,
     pub listener_path: String,
+    pub listener_metadata: String,
     pub syscalls: Vec<Syscall>,
 }
 
@@ -266,6 +290,9 @@ impl Config {
         if self.namespace("uts").is_none() && !self.hostname.is_empty() {
             return Err("unable to set hostname without a private UTS namespace".into());
         }
+        if self.mounts.iter().any(|mount| mount.destination.as_os_str().is_empty()) {
+            return Err("mounts need a destination".into());
+        }
         if self.unshares("user") && self.linux.uid_mappings.is_empty() {
             return Err("user namespaces enabled, but no uid mappings found".into());
         }
@@ -274,13 +301,18 @@ impl Config {
                 "user namespace mappings specified, but user namespace isn't enabled in the config".into()
             );
         }
-        if !self.linux.net_devices.is_empty() {
-            return Err("linux.netDevices is not supported by the embedded runtime".into());
-        }
-        if self.linux.intel_rdt.is_some() {
-            return Err("linux.intelRdt is not supported by the embedded runtime".into());
+        if !self.linux.net_devices.is_empty() && self.namespace("network").is_none() {
+            return Err("unable to move network devices without a private NET namespace".into());
         }
         self.process.as_ref().map_or(Ok(()), Process::check)
+    }
+}
+
+impl Seccomp {
+    /// Whether somebody else is to decide about calls.
+    pub(super) fn notifies(&self) -> bool {
+        let notify = |action: &str| action == "SCMP_ACT_NOTIFY";
+        notify(&self.default_action) || self.syscalls.iter().any(|group| notify(&group.action))
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use corten_cgroups::{Cgroups, DeviceRule, update};
+use corten_cgroups::{Cgroups, DeviceRule, Pids, Resources, Scope, update};
 use corten_sys::{MountChange, NewProcess, change_mount, clone_process, detached_clone};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
@@ -17,6 +17,7 @@ use super::namespaces::{NEW_CGROUP, NEW_PID, NEW_TIME, NEW_USER, Namespaces, joi
 use super::options::Options;
 use super::process::Proc;
 use super::rootfs::{Outside, path_of, words};
+use super::seccomp::Listener;
 use super::state::{State, start_socket, start_time};
 use super::{Failure, Streams, Target, hooks};
 
@@ -28,12 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn create(target: &Target, streams: &Streams) -> Result<i32, Failure> {
     let config = Config::read(&target.bundle)?;
     let process = config.process.as_ref().ok_or("process property must not be empty")?;
-    if target.systemd {
-        return Err(
-            "the embedded runtime manages cgroups itself: use the cgroupfs driver, or name runc".into()
-        );
-    }
-    let cgroups = cgroups(target, &config)?;
+    let (cgroups, scope) = cgroups(target, &config)?;
     std::fs::create_dir_all(target.state())
         .map_err(|error| format!("{}: {error}", target.state().display()))?;
     let mut state = State {
@@ -43,22 +39,30 @@ pub(super) fn create(target: &Target, streams: &Streams) -> Result<i32, Failure>
         rootfs: target.bundle.join(&config.root.path),
         annotations: config.annotations.clone(),
         cgroups,
+        scope,
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         ..State::default()
     };
     // Known before there is anything: what is left of a failure or a crash is found by it.
     state.save(target)?;
-    state.cgroups.create().map_err(|error| format!("unable to create cgroups: {error}"))?;
     let mut resources = config.linux.resources.clone();
     allow_usual_devices(&mut resources.devices);
-    update(&state.cgroups, &resources)
-        .map_err(|error| format!("unable to apply cgroup configuration: {error}"))?;
+    // Where a process keeps the place, there may be one more than the container is allowed.
+    let pids = state.scope.as_ref().and_then(|_| resources.pids.take());
+    let place = state.scope.as_ref().map(|scope| Place::keep(scope, &state, &resources)).transpose()?;
+    state.cgroups.create().map_err(|error| format!("unable to create cgroups: {error}"))?;
+    let limit = |resources: &Resources| {
+        update(&state.cgroups, resources)
+            .map_err(|error| format!("unable to apply cgroup configuration: {error}"))
+    };
+    limit(&resources)?;
 
     let namespaces = Namespaces::open(&config)?;
     let proc = Proc::open()?;
     let outside = outside(&config, &proc)?;
     let console =
         streams.console.as_ref().filter(|_| process.terminal).map(|path| connect(path)).transpose()?;
+    let decides = Listener::connect(config.linux.seccomp.as_ref(), &state)?;
     let (ours, theirs) = Channel::pair()?;
     let init = Init {
         config: &config,
@@ -70,6 +74,7 @@ pub(super) fn create(target: &Target, streams: &Streams) -> Result<i32, Failure>
         proc: &proc,
         streams,
         console: console.as_ref(),
+        decides: decides.as_ref(),
         listener: listen(&target.state())?,
         channel: theirs,
         others: ours.number(),
@@ -77,6 +82,8 @@ pub(super) fn create(target: &Target, streams: &Streams) -> Result<i32, Failure>
     };
     let pid = launch(&config, &state.cgroups, &namespaces, &proc, init)?;
     let made = watch(&ours, &config, &namespaces, &proc, &mut state, pid);
+    drop(place);
+    let made = made.and_then(|()| pids.map_or(Ok(()), |pids| limit_pids(&state, pids)));
     if made.is_err() {
         corten_sys::kill(pid, 9).ok();
         return made.map(|()| pid);
@@ -85,20 +92,68 @@ pub(super) fn create(target: &Target, streams: &Streams) -> Result<i32, Failure>
     Ok(pid)
 }
 
-fn cgroups(target: &Target, config: &Config) -> Result<Cgroups, Failure> {
+fn limit_pids(state: &State, pids: Pids) -> Result<(), Failure> {
+    limit(state, &Resources { pids: Some(pids), ..Resources::default() })
+}
+
+/// Changes limits, and tells systemd of them if it made the cgroups.
+pub(super) fn limit(state: &State, wanted: &Resources) -> Result<(), Failure> {
+    let told = state.scope.as_ref().map_or(Ok(()), |scope| scope.set(wanted, state.cgroups.is_unified()));
+    told.and_then(|()| update(&state.cgroups, wanted))
+        .map_err(|error| format!("unable to apply cgroup configuration: {error}"))
+}
+
+/// A process in a scope, which systemd would take away again while it is empty.
+struct Place {
+    holder: i32,
+    /// It ends when this is closed.
+    _stay: OwnedFd,
+}
+
+impl Place {
+    fn keep(scope: &Scope, state: &State, wanted: &Resources) -> Result<Self, Failure> {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(words)?;
+        let holder = clone_process(NewProcess::default(), || {
+            corten_sys::close_all_except(&[read.as_raw_fd()]);
+            rustix::io::read(&read, &mut [0_u8; 1]).ok();
+            0
+        })
+        .map_err(words)?;
+        let this = Self { holder, _stay: write };
+        let started =
+            scope.start(holder, &format!("container {}", state.id), wanted, state.cgroups.is_unified());
+        started.map_err(|error| format!("unable to start unit {:?}: {error}", scope.unit))?;
+        Ok(this)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        corten_sys::kill(self.holder, 9).ok();
+        let options = rustix::process::WaitOptions::empty();
+        rustix::process::waitpid(rustix::process::Pid::from_raw(self.holder), options).ok();
+    }
+}
+
+pub(super) fn cgroups(target: &Target, config: &Config) -> Result<(Cgroups, Option<Scope>), Failure> {
     let path = &config.linux.cgroups_path;
+    if target.systemd {
+        let told = |error: corten_types::Error| error.to_string();
+        let scope = Scope::parse(path, &target.id).map_err(told)?;
+        return Ok((Cgroups::at(&scope.path().map_err(told)?).map_err(told)?, Some(scope)));
+    }
     let own = Path::new("/").join(&target.id);
     let cgroups = Cgroups::at(if path.as_os_str().is_empty() { &own } else { path })
         .map_err(|error| error.to_string())?;
     if cgroups.is_root() {
         return Err(format!("a container cannot have the root cgroup ({})", path.display()));
     }
-    Ok(cgroups)
+    Ok((cgroups, None))
 }
 
 /// What every container may do with devices, whatever its rules say: make nodes, and use those that it gets
 /// (OCI runtime specification, default devices). Without any rules all else is denied.
-fn allow_usual_devices(rules: &mut Vec<DeviceRule>) {
+pub(super) fn allow_usual_devices(rules: &mut Vec<DeviceRule>) {
     let rule = |allow, kind: &str, major, minor, access: &str| DeviceRule {
         allow,
         kind: kind.into(),
@@ -180,6 +235,8 @@ fn watch(
         map_ids(proc, pid, &config.linux.uid_mappings, &config.linux.gid_mappings)?;
         channel.go()?;
     }
+    state.rdt = super::rdt::join(config, &state.id, pid)?;
+    super::devices::move_in(config, pid)?;
     if needs_hooks(config) {
         told(channel, INIT)?;
         hooks::run(&config.hooks.prestart, state, "creating", "prestart")?;
@@ -277,6 +334,12 @@ pub(super) fn destroy(target: &Target, state: &State) -> Result<(), Failure> {
     match state.cgroups.signal(9) {
         Err(error) if !error.is_not_found() => return Err(error.to_string()),
         _ => {}
+    }
+    if let Some(group) = &state.rdt {
+        super::rdt::remove(group);
+    }
+    if let Some(scope) = &state.scope {
+        scope.stop().map_err(|error| error.to_string())?;
     }
     state.cgroups.remove(PATIENCE).map_err(|error| error.to_string())?;
     std::fs::remove_dir_all(target.state()).map_err(|error| format!("{}: {error}", target.state().display()))

@@ -15,6 +15,7 @@ use super::init::{become_root, join_keyring};
 use super::namespaces::{NEW_USER, Namespaces, join};
 use super::process::{Proc, place_streams, set_personality};
 use super::rootfs::words;
+use super::seccomp::Listener;
 use super::state::{State, Status};
 use super::{Failure, Streams, Target, console};
 
@@ -32,6 +33,7 @@ pub(super) fn exec(target: &Target, process: &Path, streams: &Streams) -> Result
     let console = streams.console.as_ref().filter(|_| process.terminal);
     let console = console.map(UnixStream::connect).transpose();
     let console = console.map_err(|error| format!("console socket: {}", words(error)))?;
+    let decides = Listener::connect(config.linux.seccomp.as_ref(), &state)?;
     let namespaces = Namespaces::of(state.pid)?;
     let groups = Groups::open(&state)?;
     let (ours, theirs) = Channel::pair()?;
@@ -48,6 +50,7 @@ pub(super) fn exec(target: &Target, process: &Path, streams: &Streams) -> Result
         streams,
         console: console.as_ref(),
         filter: config.linux.seccomp.as_ref(),
+        decides: decides.as_ref(),
         config: &config,
         joined_user,
         keyring: !target.no_new_keyring,
@@ -119,6 +122,7 @@ struct Added<'a> {
     streams: &'a Streams,
     console: Option<&'a UnixStream>,
     filter: Option<&'a Seccomp>,
+    decides: Option<&'a Listener>,
     config: &'a Config,
     joined_user: bool,
     keyring: bool,
@@ -163,10 +167,10 @@ impl Added<'_> {
             }
         }
         rustix::process::umask(Mode::from_raw_mode(0o022));
-        self.process.become_user(self.proc, self.filter)?;
+        self.process.become_user(self.proc, self.filter, self.decides)?;
         let program = self.process.program()?;
         if let Some(filter) = self.filter.filter(|_| self.process.no_new_privileges) {
-            super::seccomp::load(filter)?;
+            super::seccomp::load(filter, self.decides, self.proc)?;
         }
         Ok(program)
     }

@@ -40,6 +40,8 @@ fn run_one(hook: &Hook, state: &State, status: &str) -> Result<(), Failure> {
     command.env_clear().envs(hook.env.iter().filter_map(|one| one.split_once('=')));
     let input = input(&state.to_json(status).to_string()).map_err(|error| error.to_string())?;
     command.stdin(input).stdout(Stdio::null()).stderr(Stdio::piped());
+    // What gives up a creation gives up its hooks.
+    corten_sys::die_with_parent(&mut command);
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", hook.path.display()))?;
     if let Some(seconds) = hook.timeout {
         let late = Instant::now() + Duration::from_secs(seconds);

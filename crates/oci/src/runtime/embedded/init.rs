@@ -17,7 +17,7 @@ use super::namespaces::{
 use super::process::{Proc, place_streams, set_personality};
 use super::rootfs::{Outside, Rootfs, words};
 use super::state::{State, start_socket};
-use super::{Failure, Streams, Target, console, hooks};
+use super::{Failure, Streams, Target, console, hooks, seccomp};
 
 /// What it inherits.
 pub(super) struct Init<'a> {
@@ -30,6 +30,7 @@ pub(super) struct Init<'a> {
     pub proc: &'a Proc,
     pub streams: &'a Streams,
     pub console: Option<&'a UnixStream>,
+    pub decides: Option<&'a seccomp::Listener>,
     pub listener: UnixListener,
     pub channel: Channel,
     /// The creator's end of the channel, which is not for this process.
@@ -85,7 +86,7 @@ impl Init<'_> {
         self.place_streams(terminal.as_ref())?;
         rustix::process::umask(Mode::from_raw_mode(0o022));
         let filter = config.linux.seccomp.as_ref();
-        process.become_user(self.proc, filter)?;
+        process.become_user(self.proc, filter, self.decides)?;
         process.program()
     }
 
@@ -161,7 +162,7 @@ impl Init<'_> {
             return failure;
         }
         if let Some(filter) = self.config.linux.seccomp.as_ref().filter(|_| self.process.no_new_privileges)
-            && let Err(failure) = super::seccomp::load(filter)
+            && let Err(failure) = seccomp::load(filter, self.decides, self.proc)
         {
             return failure;
         }

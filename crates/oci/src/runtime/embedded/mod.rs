@@ -8,15 +8,19 @@
 //! can lead astray. Linux 5.12 or newer is needed; for older ones name runc or crun.
 
 mod channel;
+mod checkpoint;
 mod config;
 mod console;
 mod create;
+mod devices;
 mod exec;
+mod features;
 mod hooks;
 mod init;
 mod namespaces;
 mod options;
 mod process;
+mod rdt;
 mod rootfs;
 mod seccomp;
 mod state;
@@ -27,10 +31,11 @@ use std::time::{Duration, Instant};
 
 use corten_cgroups::Resources;
 
-use super::{Streams, Target};
+use super::{Checkpoint, Streams, Target};
 use config::Config;
 use state::State;
 
+pub use features::features;
 pub use state::Status;
 
 /// What went wrong, in the words that clients match.
@@ -66,6 +71,30 @@ pub fn create(target: &Target, streams: Streams) -> Result<i32, Failure> {
 /// What failed.
 pub fn exec(target: &Target, process: &Path, streams: Streams) -> Result<i32, Failure> {
     exec::exec(target, process, &streams)
+}
+
+/// Writes a container's processes down, by CRIU.
+///
+/// # Errors
+/// What failed; without CRIU, that it is needed.
+pub fn checkpoint(target: &Target, wanted: &Checkpoint) -> Result<(), Failure> {
+    checkpoint::checkpoint(target, wanted)
+}
+
+/// Makes a container from what was written down; answers the pid of its process, which runs, and is a child of the
+/// calling process.
+///
+/// # Errors
+/// What failed; nothing is left behind.
+pub fn restore(target: &Target, from: &Checkpoint, streams: Streams) -> Result<i32, Failure> {
+    if let Ok(old) = State::load(target) {
+        create::destroy(target, &old).ok();
+    }
+    checkpoint::restore(target, from, &streams).inspect_err(|_| {
+        if let Ok(state) = State::load(target) {
+            create::destroy(target, &state).ok();
+        }
+    })
 }
 
 /// Lets a created container's process go on. The stream ends when its program runs; what it says before
@@ -187,5 +216,5 @@ pub fn update(target: &Target, resources: &[u8]) -> Result<(), Failure> {
         serde_json::from_slice(resources).map_err(|error| format!("resources: {error}"))?;
     // They are set once, at creation.
     wanted.devices.clear();
-    corten_cgroups::update(&State::load(target)?.cgroups, &wanted).map_err(|error| error.to_string())
+    create::limit(&State::load(target)?, &wanted)
 }

@@ -29,6 +29,7 @@ pub(super) const NEW_CGROUP: u64 = 0x0200_0000;
 pub(super) const NEW_USER: u64 = 0x1000_0000;
 pub(super) const NEW_PID: u64 = 0x2000_0000;
 pub(super) const NEW_NETWORK: u64 = 0x4000_0000;
+pub(super) const NEW_MOUNT: u64 = 0x0002_0000;
 
 /// What a container's configuration asks for.
 #[derive(Debug)]

@@ -23,6 +23,18 @@ pub(super) mod propagation {
     pub const SHARED: u64 = 1 << 20;
 }
 
+/// Those that are understood here; all others are the file system's.
+#[rustfmt::skip]
+pub(super) const NAMES: &[&str] = &[
+    "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "iversion",
+    "lazytime", "loud", "mand", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime",
+    "nomand", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev",
+    "rdiratime", "relatime", "remount", "rexec", "ridmap", "rnoatime", "rnodev", "rnodiratime", "rnoexec",
+    "rnorelatime", "rnostrictatime", "rnosuid", "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw",
+    "rshared", "rslave", "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw", "shared", "silent",
+    "slave", "strictatime", "suid", "symfollow", "sync", "tmpcopyup", "unbindable",
+];
+
 /// All options of a mount, sorted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
@@ -40,6 +52,8 @@ pub(super) struct Options {
     pub propagation_recursive: bool,
     pub id_mapped: bool,
     pub id_mapped_recursive: bool,
+    /// What was there is copied onto it.
+    pub copy_up: bool,
     /// The file system's own.
     pub data: Vec<String>,
 }
@@ -61,9 +75,7 @@ impl Options {
             "remount" => self.remount = true,
             "idmap" => self.id_mapped = true,
             "ridmap" => (self.id_mapped, self.id_mapped_recursive) = (true, true),
-            "tmpcopyup" => {
-                return Err("mount option tmpcopyup is not supported by the embedded runtime".into());
-            }
+            "tmpcopyup" => self.copy_up = true,
             // Of the file system as a whole.
             "sync" | "dirsync" | "lazytime" | "mand" => self.data.push(option.to_owned()),
             "async" | "nolazytime" | "nomand" | "loud" | "silent" | "iversion" | "noiversion" => {}
@@ -150,6 +162,6 @@ mod tests {
         assert_eq!(parsed.set_all, attribute::READ_ONLY);
         assert_eq!((parsed.propagation, parsed.propagation_recursive), (propagation::SLAVE, true));
         assert_eq!(parsed.data, ["mode=755"]);
-        assert!(Options::parse(&["tmpcopyup".into()]).is_err());
+        assert!(parse(&["tmpcopyup"]).copy_up);
     }
 }

@@ -14,7 +14,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::Failure;
 use super::config::{Personality, Process, Scheduler, Seccomp};
 use super::rootfs::words;
-use super::seccomp;
+use super::seccomp::{self, Listener};
 
 /// Most of a `passwd` that is read.
 const PASSWD: u64 = 4 << 20;
@@ -28,6 +28,12 @@ impl Proc {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = openat(CWD, "/proc", flags, Mode::empty());
         opened.map(Self).map_err(|error| format!("open /proc: {}", words(error)))
+    }
+
+    /// The pid of this process as the host sees it.
+    pub(super) fn own_pid(&self) -> Result<i32, Failure> {
+        let link = rustix::fs::readlinkat(&self.0, "self", Vec::new()).map_err(words)?;
+        link.to_string_lossy().parse().map_err(|_| "/proc/self leads nowhere".to_owned())
     }
 
     /// Writes to a file, by its path below `/proc`.
@@ -68,12 +74,17 @@ impl Process {
     }
 
     /// Drops to the user and capabilities. What still needs privileges has been done.
-    pub(super) fn become_user(&self, proc: &Proc, filter: Option<&Seccomp>) -> Result<(), Failure> {
+    pub(super) fn become_user(
+        &self,
+        proc: &Proc,
+        filter: Option<&Seccomp>,
+        listener: Option<&Listener>,
+    ) -> Result<(), Failure> {
         let failed = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {}", words(error));
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
         } else if let Some(filter) = filter {
-            seccomp::load(filter)?;
+            seccomp::load(filter, listener, proc)?;
         }
         self.label(proc)?;
         let (uid, gid) = (rustix::fs::Uid::from_raw(self.user.uid), rustix::fs::Gid::from_raw(self.user.gid));
@@ -325,53 +336,21 @@ fn one(number: u32) -> CapabilitySet {
     CapabilitySet::from_bits_retain(1 << number)
 }
 
+/// Capabilities by their numbers.
+#[rustfmt::skip]
+pub(super) const CAPABILITIES: [&str; 41] = [
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
 /// The number of a capability, by its name.
 fn capability(name: &str) -> Option<u32> {
-    const NAMES: [&str; 41] = [
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "DAC_READ_SEARCH",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "SETGID",
-        "SETUID",
-        "SETPCAP",
-        "LINUX_IMMUTABLE",
-        "NET_BIND_SERVICE",
-        "NET_BROADCAST",
-        "NET_ADMIN",
-        "NET_RAW",
-        "IPC_LOCK",
-        "IPC_OWNER",
-        "SYS_MODULE",
-        "SYS_RAWIO",
-        "SYS_CHROOT",
-        "SYS_PTRACE",
-        "SYS_PACCT",
-        "SYS_ADMIN",
-        "SYS_BOOT",
-        "SYS_NICE",
-        "SYS_RESOURCE",
-        "SYS_TIME",
-        "SYS_TTY_CONFIG",
-        "MKNOD",
-        "LEASE",
-        "AUDIT_WRITE",
-        "AUDIT_CONTROL",
-        "SETFCAP",
-        "MAC_OVERRIDE",
-        "MAC_ADMIN",
-        "SYSLOG",
-        "WAKE_ALARM",
-        "BLOCK_SUSPEND",
-        "AUDIT_READ",
-        "PERFMON",
-        "BPF",
-        "CHECKPOINT_RESTORE",
-    ];
     let name = name.strip_prefix("CAP_").unwrap_or(name);
-    let number = NAMES.iter().position(|known| *known == name)?;
+    let number = CAPABILITIES.iter().position(|known| *known == name)?;
     let number = u32::try_from(number).ok()?;
     rustix::thread::capability_is_in_bounding_set(one(number)).is_ok().then_some(number)
 }

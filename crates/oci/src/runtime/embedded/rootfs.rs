@@ -182,6 +182,10 @@ impl<'a> Rootfs<'a> {
             return Ok(change_mount(target.as_fd(), &change)?);
         }
         let made = filesystem(&mount.kind, &mount.source, &options)?;
+        if let Some(known) = known.as_ref().filter(|_| options.copy_up && mount.kind == "tmpfs") {
+            corten_tree::copy(&path_of(known).join("."), &path_of(&made).join("."))
+                .map_err(|error| Plain(format!("tmpcopyup: {}", words(error))))?;
+        }
         attach(&made, &target)?;
         if let Some(known) = known
             && mount.kind == "tmpfs"

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use corten_cgroups::Cgroups;
+use corten_cgroups::{Cgroups, Scope};
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, Target};
@@ -22,6 +22,12 @@ pub(super) struct State {
     pub rootfs: PathBuf,
     pub annotations: BTreeMap<String, String>,
     pub cgroups: Cgroups,
+    /// That systemd made them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+    /// Group of the processor's resources that goes with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rdt: Option<PathBuf>,
     /// Seconds since 1970.
     pub created: u64,
 }
