@@ -5,7 +5,7 @@
 //! `[help]` only the names of commands and flags are compared: the texts are our own;
 //! `[pids]` numbers, times and the width of columns vary; `[sorted]` the original's order is that of a hash map;
 //! `[ours: why]` only the exit code must be the same; `[free: why]` not even that.
-//! `@stopped ID` waits until a task has stopped. `$I` is an image, `$C` the chain id of its layer, `$M` its manifest,
+//! `@stopped ID` and `@stopped ID EXEC` wait until a task or a process in it has stopped. `$I` is an image, `$C` the chain id of its layer, `$M` its manifest,
 //! `$D` the node's folder.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
@@ -15,7 +15,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use corten_tests::{Finished, ImageBuilder, Node, Peers, Running, eventually};
+use corten_api::services::tasks::GetRequest;
+use corten_api::task_types::Status;
+use corten_tests::{Client, Finished, ImageBuilder, Node, Peers, Running, eventually};
 use regex::Regex;
 
 const IMAGE: &str = "example.com/lab/box:1";
@@ -85,9 +87,14 @@ impl Side {
         Running::start(command, None).finish()
     }
 
-    fn wait_until_stopped(&self, id: &str) {
-        eventually("the task stops", Duration::from_secs(10), || {
-            (self.node.task(id)?.1 == "STOPPED").then_some(())
+    /// Waits for the end of a task, or of the process in it that is named behind a space.
+    fn wait_until_stopped(&self, words: &str) {
+        let (id, exec_id) = words.split_once(' ').unwrap_or((words, ""));
+        let client = Client::new(&self.node.address(), Some(self.node.namespace()));
+        let request = GetRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() };
+        eventually("the process stops", Duration::from_secs(60), || {
+            let answer = client.wait(client.tasks().get(request.clone())).unwrap();
+            (answer.process?.status() == Status::Stopped).then_some(())
         });
     }
 
@@ -239,7 +246,7 @@ fn hear_the_same(node: Node) {
     let listeners = [listen(&ours), listen(&theirs)];
     let probe = ["namespaces", "create", "probe", "a=b"];
     for listener in &listeners {
-        eventually("events flow", Duration::from_secs(10), || {
+        eventually("events flow", Duration::from_secs(60), || {
             corten_tests::command::run(node.foreign_ctr_command(&theirs, probe));
             corten_tests::command::run(node.foreign_ctr_command(&theirs, ["namespaces", "rm", "probe"]));
             listener.next_output(Duration::from_millis(100))
@@ -255,7 +262,7 @@ fn hear_the_same(node: Node) {
     let heard = listeners.map(|listener| {
         let mut text = String::new();
         while !text.contains("/containers/delete {\"id\":\"last\"}") {
-            text.push_str(&listener.next_output(Duration::from_secs(10)).unwrap_or_else(|| panic!("{text}")));
+            text.push_str(&listener.next_output(Duration::from_secs(60)).unwrap_or_else(|| panic!("{text}")));
         }
         let of_interest = |line: &&str| !line.contains("/namespaces/");
         text.lines().filter(of_interest).map(str::to_owned).collect::<Vec<_>>()

@@ -92,6 +92,11 @@ impl Recorded {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
+    /// Whether a range with an end is asked for.
+    fn is_part(&self) -> bool {
+        self.header("range").is_some_and(|range| !range.ends_with('-'))
+    }
+
     /// `GET /v2/…`.
     #[must_use]
     pub fn line(&self) -> String {
@@ -109,6 +114,8 @@ struct Stored {
 struct Cue {
     /// Part of `METHOD target`.
     pattern: String,
+    /// Whether it is for requests of a range that has an end.
+    parts: bool,
     fault: Fault,
     left: usize,
 }
@@ -200,7 +207,18 @@ impl ScriptedRegistry {
 
     /// The next `times` requests whose `METHOD target` contains `pattern` meet a fault.
     pub fn cue(&self, pattern: &str, fault: Fault, times: usize) {
-        lock(&self.state.cues).push(Cue { pattern: pattern.to_owned(), fault, left: times });
+        lock(&self.state.cues).push(Cue { pattern: pattern.to_owned(), parts: false, fault, left: times });
+    }
+
+    /// The next `times` requests for a part of something, that is for a range with an end, meet a fault.
+    pub fn cue_parts(&self, fault: Fault, times: usize) {
+        lock(&self.state.cues).push(Cue { pattern: String::new(), parts: true, fault, left: times });
+    }
+
+    /// How many faults are still to be met.
+    #[must_use]
+    pub fn faults_left(&self) -> usize {
+        lock(&self.state.cues).iter().map(|cue| cue.left).sum()
     }
 
     /// Ends all faults.

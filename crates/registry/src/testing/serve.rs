@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Fault, Recorded, State, Stored, lock};
+use super::{Cue, Fault, Recorded, State, Stored, lock};
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
@@ -105,7 +105,8 @@ async fn read_request(stream: &mut BufReader<Box<dyn Io>>) -> io::Result<Option<
 fn take_fault(state: &State, request: &Recorded) -> Option<Fault> {
     let line = request.line();
     let mut cues = lock(&state.cues);
-    let cue = cues.iter_mut().find(|cue| cue.left > 0 && line.contains(&cue.pattern))?;
+    let meets = |cue: &Cue| line.contains(&cue.pattern) && (!cue.parts || request.is_part());
+    let cue = cues.iter_mut().find(|cue| cue.left > 0 && meets(cue))?;
     cue.left -= 1;
     Some(cue.fault.clone())
 }
