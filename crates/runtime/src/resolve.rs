@@ -26,6 +26,9 @@ impl Resolver {
     /// The executable that serves `runtime`: an absolute path, or a name as `io.containerd.runc.v2`.
     /// Failures are of no class, as clients know them.
     pub fn resolve(&self, runtime: &str) -> Result<PathBuf> {
+        if runtime.is_empty() {
+            return Err(Error::unknown("no runtime name"));
+        }
         if runtime.starts_with('/') {
             return custom(runtime);
         }
@@ -101,7 +104,7 @@ mod tests {
         ] {
             assert_eq!(binary_name(runtime).unwrap(), binary);
         }
-        for bad in ["badname", "", ".b", "a/b.c", "./a.b"] {
+        for bad in ["badname", ".b", "a/b.c", "./a.b"] {
             let text = binary_name(bad).unwrap_err().to_string();
             assert_eq!(
                 text,
@@ -117,6 +120,7 @@ mod tests {
     fn binaries_are_found_on_the_path_and_remembered() {
         let folder = tempfile::tempdir().unwrap();
         let resolver = resolver(folder.path());
+        assert_eq!(resolver.resolve("").unwrap_err().to_string(), "no runtime name");
         let text = resolver.resolve("io.containerd.nope.v2").unwrap_err().to_string();
         assert_eq!(
             text,

@@ -104,7 +104,8 @@ impl Local {
         }
         let snapshot = self.snapshot(ctx, &record)?;
         let backend = Arc::clone(&self.backend);
-        let usage = blocking(move || backend.commit(&snapshot)).await?;
+        let usage = blocking(move || backend.commit(&snapshot)).await;
+        let usage = usage.map_err(|error| self.explain(ctx, &record, "commit", error))?;
         let usage = (usage.size, usage.inodes);
         self.records.commit(ctx, snapshotter, name, key, parent, labels, usage).await?;
         let backend = Arc::clone(&self.backend);
@@ -121,8 +122,20 @@ impl Local {
             Kind::Committed => Ok(Usage { size: record.size, inodes: record.inodes }),
             Kind::Active => {
                 let (backend, snapshot) = (Arc::clone(&self.backend), self.snapshot(ctx, &record)?);
-                blocking(move || backend.usage(&snapshot)).await
+                let usage = blocking(move || backend.usage(&snapshot)).await;
+                usage.map_err(|error| self.explain(ctx, &record, "measure", error))
             }
+        }
+    }
+
+    /// What a failure of the backend means: a snapshot that was removed meanwhile is simply not there.
+    fn explain(&self, ctx: &Context, record: &SnapshotRecord, what: &str, error: Error) -> Error {
+        match self.records.stat(ctx, &record.snapshotter, &record.name) {
+            Err(gone) if gone.is_not_found() => gone,
+            Ok(now) if now.id != record.id => {
+                Error::not_found(format!("snapshot {} does not exist", record.name))
+            }
+            _ => error.context(format!("failed to {what} snapshot {}", record.name)),
         }
     }
 
