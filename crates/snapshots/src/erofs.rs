@@ -8,13 +8,15 @@
 use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use corten_types::{Error, ErrorClass, Mount, Result, ResultExt};
-use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+use rustix::fs::{AtFlags, CWD, IFlags, StatxAttributes, StatxFlags, ioctl_getflags, ioctl_setflags};
+use rustix::io::Errno;
 
 use crate::backend::{self, Backend, Snapshot, Usage};
 use crate::du;
@@ -34,6 +36,8 @@ pub struct ErofsOptions {
     pub ovl_mount_options: Vec<String>,
     /// Whether images get the attribute that nobody can change them.
     pub set_immutable: bool,
+    /// Whether the kernel checks the bytes of images (fs-verity).
+    pub enable_fsverity: bool,
     /// Arguments of `mkfs.erofs` beside ours.
     pub mkfs_options: Vec<String>,
 }
@@ -61,6 +65,10 @@ impl Erofs {
         std::fs::create_dir_all(root.join("snapshots")).with_context(|| root.display().to_string())?;
         for folder in [root.to_owned(), root.join("snapshots")] {
             std::fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+        }
+        if options.enable_fsverity {
+            let what = || format!("failed to check fsverity support on {:?}", root.display().to_string());
+            can_verify(root).with_context(what)?;
         }
         Ok(Self { root: root.to_owned(), options, mounting: Mutex::default() })
     }
@@ -106,6 +114,7 @@ impl Erofs {
         }
         // What the image was made from, if a crash left it.
         empty(&fs)?;
+        self.verified(id)?;
         corten_mounts::mount_all(&[image(&self.text(id, LAYER))], &fs)
     }
 
@@ -124,6 +133,18 @@ impl Erofs {
             ioctl_setflags(&file, flags.difference(IFlags::IMMUTABLE)).map_err(io::Error::from)?;
         }
         Ok(())
+    }
+
+    /// Refuses an image that the kernel does not check, if it has to.
+    fn verified(&self, id: u64) -> Result<()> {
+        if !self.options.enable_fsverity {
+            return Ok(());
+        }
+        let layer = self.at(id, LAYER);
+        let flags = rustix::fs::statx(CWD, &layer, AtFlags::empty(), StatxFlags::TYPE);
+        let known = flags.map_err(io::Error::from)?.stx_attributes.contains(StatxAttributes::VERITY);
+        let text = || format!("fsverity is not enabled on {:?}", layer.display().to_string());
+        if known { Ok(()) } else { Err(Error::failed_precondition(text())) }
     }
 
     /// Makes the image from what was written.
@@ -187,7 +208,10 @@ impl Backend for Erofs {
                 let source = self.text(id, "fs");
                 return Ok(vec![Mount { kind: "bind".into(), source, target: String::new(), options }]);
             }
-            ([parent], false) => return Ok(vec![image(&self.text(*parent, LAYER))]),
+            ([parent], false) => {
+                self.verified(*parent)?;
+                return Ok(vec![image(&self.text(*parent, LAYER))]);
+            }
             _ => {}
         }
         let mut options = Vec::new();
@@ -211,6 +235,13 @@ impl Backend for Erofs {
         file.sync_all().context("failed to sync the image")?;
         File::open(self.folder().join(id.to_string()))?.sync_all()?;
         File::open(self.folder())?.sync_all()?;
+        if self.options.enable_fsverity {
+            match corten_sys::enable_verity(file.as_fd()) {
+                // An earlier try whose record was not written.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other.context("enable fsverity failed")?,
+            }
+        }
         if self.options.set_immutable
             && let Ok(flags) = ioctl_getflags(&file)
         {
@@ -256,6 +287,22 @@ impl Backend for Erofs {
 fn image(path: &str) -> Mount {
     let options = vec!["ro".to_owned(), "loop".to_owned()];
     Mount { kind: "erofs".to_owned(), source: path.to_owned(), target: String::new(), options }
+}
+
+/// Tries on a file of its own whether the kernel can check bytes here.
+fn can_verify(root: &Path) -> Result<()> {
+    let probe = root.join(".fsverity-check");
+    std::fs::write(&probe, [0; 4096])?;
+    let enabled = File::open(&probe).and_then(|file| corten_sys::enable_verity(file.as_fd()));
+    std::fs::remove_file(&probe)?;
+    let enabled = enabled.map_err(|error| match error.raw_os_error() {
+        // As the C library says it.
+        Some(code) if code == Errno::NOTTY.raw_os_error() || code == Errno::OPNOTSUPP.raw_os_error() => {
+            Error::unknown("operation not supported")
+        }
+        _ => error.into(),
+    });
+    enabled.context("enable fsverity failed")
 }
 
 fn is_mounted(folder: &Path) -> Result<bool> {

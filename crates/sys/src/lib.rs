@@ -16,6 +16,7 @@ mod process;
 mod sampler;
 mod subvolumes;
 mod task;
+mod verity;
 
 pub use bpf::{attach_device_filter, load_device_filter};
 pub use descriptors::{
@@ -36,6 +37,7 @@ pub use task::{
     Scheduling, join_session_keyring, set_domain_name, set_groups, set_io_priority, set_personality,
     set_scheduling, unshare,
 };
+pub use verity::enable_verity;
 
 use std::io;
 
