@@ -12,6 +12,7 @@
 mod config;
 mod records;
 mod tasks;
+mod watched;
 
 mod create;
 mod operations;

@@ -2,13 +2,12 @@
 //! keeps two operations from making or burying the same task at once.
 
 use std::collections::HashMap;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use corten_types::{Error, Namespace, Result};
-use tokio::sync::Notify;
 
 use crate::task::Task;
+use crate::watched::Watched;
 
 /// Namespace and id of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,30 +35,29 @@ pub(crate) struct Reservation(Arc<()>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    states: Mutex<HashMap<Key, State>>,
-    /// Told of every change that someone may wait for.
-    changed: Notify,
+    states: Watched<HashMap<Key, State>>,
 }
 
 impl Table {
     /// Takes the name for a task that is to be created. One that is being cleared away is waited
     /// for, so that a name is free as soon as its deletion has been answered.
     pub async fn reserve(&self, key: &Key) -> Result<Reservation> {
-        self.wait_for(|states| match states.get(key) {
-            None => {
-                let reservation = Reservation::default();
-                states.insert(key.clone(), State::Starting(reservation.clone()));
-                Some(Ok(reservation))
-            }
-            Some(State::Leaving(_)) => None,
-            Some(_) => Some(Err(Error::already_exists(format!("task {}", key.id)))),
-        })
-        .await
+        self.states
+            .wait_for(|states| match states.get(key) {
+                None => {
+                    let reservation = Reservation::default();
+                    states.insert(key.clone(), State::Starting(reservation.clone()));
+                    Some(Ok(reservation))
+                }
+                Some(State::Leaving(_)) => None,
+                Some(_) => Some(Err(Error::already_exists(format!("task {}", key.id)))),
+            })
+            .await
     }
 
     /// Enters a task whose bundle was found. False if the name is taken.
     pub fn found(&self, key: &Key) -> bool {
-        let mut states = self.lock();
+        let mut states = self.states.lock();
         let vacant = !states.contains_key(key);
         if vacant {
             states.insert(key.clone(), State::Loading);
@@ -69,14 +67,14 @@ impl Table {
 
     /// The task is there from now on.
     pub fn ready(&self, task: Arc<Task>) {
-        self.lock().insert(task.key.clone(), State::Ready(task));
-        self.changed.notify_waiters();
+        self.states.lock().insert(task.key.clone(), State::Ready(task));
+        self.states.tell();
     }
 
     /// The task is going from now on. False if it is another task's turn or somebody else is about
     /// it: exactly one caller gets to clear a task away.
     pub fn leave(&self, task: &Arc<Task>) -> bool {
-        let mut states = self.lock();
+        let mut states = self.states.lock();
         let there = matches!(states.get(&task.key), Some(State::Ready(there)) if Arc::ptr_eq(there, task));
         if there {
             states.insert(task.key.clone(), State::Leaving(Some(task.clone())));
@@ -86,38 +84,39 @@ impl Table {
 
     /// Nobody waits for this creation any more: it will be undone.
     pub fn forsake(&self, key: &Key, reservation: &Reservation) {
-        let mut states = self.lock();
+        let mut states = self.states.lock();
         if matches!(states.get(key), Some(State::Starting(there)) if Arc::ptr_eq(&there.0, &reservation.0)) {
             states.insert(key.clone(), State::Leaving(None));
-            self.changed.notify_waiters();
+            self.states.tell();
         }
     }
 
     /// A task that never became ready is going from now on.
     pub fn abandon(&self, key: &Key) {
-        self.lock().insert(key.clone(), State::Leaving(None));
-        self.changed.notify_waiters();
+        self.states.lock().insert(key.clone(), State::Leaving(None));
+        self.states.tell();
     }
 
     /// The name is free.
     pub fn remove(&self, key: &Key) {
-        self.lock().remove(key);
-        self.changed.notify_waiters();
+        self.states.lock().remove(key);
+        self.states.tell();
     }
 
     /// A task by name; one that was found at start is waited for until its shim has been asked.
     pub async fn get(&self, key: &Key) -> Result<Arc<Task>> {
-        self.wait_for(|states| match states.get(key) {
-            Some(State::Ready(task)) => Some(Ok(task.clone())),
-            Some(State::Loading) => None,
-            _ => Some(Err(not_found(&key.id))),
-        })
-        .await
+        self.states
+            .wait_for(|states| match states.get(key) {
+                Some(State::Ready(task)) => Some(Ok(task.clone())),
+                Some(State::Loading) => None,
+                _ => Some(Err(not_found(&key.id))),
+            })
+            .await
     }
 
     /// A task by name if its shim answers now.
     pub fn get_ready(&self, key: &Key) -> Option<Arc<Task>> {
-        match self.lock().get(key) {
+        match self.states.lock().get(key) {
             Some(State::Ready(task)) => Some(task.clone()),
             _ => None,
         }
@@ -125,7 +124,7 @@ impl Table {
 
     /// A task by name while its shim may still tell something of it.
     pub fn get_telling(&self, key: &Key) -> Option<Arc<Task>> {
-        match self.lock().get(key) {
+        match self.states.lock().get(key) {
             Some(State::Ready(task) | State::Leaving(Some(task))) => Some(task.clone()),
             _ => None,
         }
@@ -133,12 +132,13 @@ impl Table {
 
     /// Whether the name is taken.
     pub fn contains(&self, key: &Key) -> bool {
-        self.lock().contains_key(key)
+        self.states.lock().contains_key(key)
     }
 
     /// The tasks of a namespace, by id.
     pub async fn list(&self, namespace: &Namespace) -> Vec<Arc<Task>> {
         let mut tasks: Vec<Arc<Task>> = self
+            .states
             .wait_for(|states| {
                 let states = || states.iter().filter(|(key, _)| key.namespace == *namespace);
                 if states().any(|(_, state)| matches!(state, State::Loading)) {
@@ -153,22 +153,6 @@ impl Table {
             .await;
         tasks.sort_unstable_by(|a, b| a.key.id.cmp(&b.key.id));
         tasks
-    }
-
-    /// Evaluates `look` now and after every change, until it finds what it looks for.
-    async fn wait_for<T>(&self, mut look: impl FnMut(&mut HashMap<Key, State>) -> Option<T>) -> T {
-        loop {
-            let mut changed = pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if let Some(found) = look(&mut self.lock()) {
-                return found;
-            }
-            changed.await;
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, State>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,14 +1,13 @@
 //! The sandboxes whose shims are known.
 
 use std::collections::HashMap;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use corten_types::{Error, Result};
-use tokio::sync::Notify;
 
 use super::shim::Sandbox;
 use crate::table::Key;
+use crate::watched::Watched;
 
 /// Where a sandbox is in its life.
 #[derive(Clone, Debug)]
@@ -24,25 +23,25 @@ enum State {
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    states: Mutex<HashMap<Key, State>>,
-    changed: Notify,
+    states: Watched<HashMap<Key, State>>,
 }
 
 impl Table {
     /// Takes the name of a sandbox that is to be created; one that is being cleared away is waited for.
     pub async fn reserve(&self, key: &Key) -> Result<()> {
-        self.wait_for(|states| match states.get(key) {
-            None => {
-                states.insert(key.clone(), State::Starting);
-                Some(Ok(()))
-            }
-            Some(State::Leaving) => None,
-            Some(_) => Some(Err(Error::already_exists(format!(
-                "sandbox {} already running: already exists",
-                key.id
-            )))),
-        })
-        .await
+        self.states
+            .wait_for(|states| match states.get(key) {
+                None => {
+                    states.insert(key.clone(), State::Starting);
+                    Some(Ok(()))
+                }
+                Some(State::Leaving) => None,
+                Some(_) => Some(Err(Error::already_exists(format!(
+                    "sandbox {} already running: already exists",
+                    key.id
+                )))),
+            })
+            .await
     }
 
     /// Enters a sandbox whose bundle was found.
@@ -65,7 +64,7 @@ impl Table {
 
     /// Whether it is the caller who gets to clear it away.
     pub fn leave(&self, sandbox: &Arc<Sandbox>) -> bool {
-        let mut states = self.lock();
+        let mut states = self.states.lock();
         let there =
             matches!(states.get(&sandbox.key), Some(State::Ready(there)) if Arc::ptr_eq(there, sandbox));
         if there {
@@ -76,35 +75,20 @@ impl Table {
 
     /// A sandbox, if there is one.
     pub async fn get(&self, key: &Key) -> Option<Arc<Sandbox>> {
-        self.wait_for(|states| match states.get(key) {
-            Some(State::Ready(sandbox)) => Some(Some(sandbox.clone())),
-            Some(State::Loading) => None,
-            _ => Some(None),
-        })
-        .await
+        self.states
+            .wait_for(|states| match states.get(key) {
+                Some(State::Ready(sandbox)) => Some(Some(sandbox.clone())),
+                Some(State::Loading) => None,
+                _ => Some(None),
+            })
+            .await
     }
 
     fn set(&self, key: &Key, state: Option<State>) {
         match state {
-            Some(state) => self.lock().insert(key.clone(), state),
-            None => self.lock().remove(key),
+            Some(state) => self.states.lock().insert(key.clone(), state),
+            None => self.states.lock().remove(key),
         };
-        self.changed.notify_waiters();
-    }
-
-    /// Evaluates `look` now and after every change, until it finds what it looks for.
-    async fn wait_for<T>(&self, mut look: impl FnMut(&mut HashMap<Key, State>) -> Option<T>) -> T {
-        loop {
-            let mut changed = pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if let Some(found) = look(&mut self.lock()) {
-                return found;
-            }
-            changed.await;
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, State>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+        self.states.tell();
     }
 }

@@ -13,9 +13,9 @@ use crate::commands::leases;
 use crate::container::image::{find, unpack};
 use crate::container::snapshotter;
 
-/// Mount an image's files on a folder.
+/// What both commands have.
 #[derive(Debug, Args)]
-pub struct ImageMount {
+struct MountFlags {
     #[command(flatten)]
     _registry: Registry,
     /// The snapshotter.
@@ -24,6 +24,13 @@ pub struct ImageMount {
     /// As the original has it; mounts have no labels.
     #[arg(long = "label")]
     _labels: Vec<String>,
+}
+
+/// Mount an image's files on a folder.
+#[derive(Debug, Args)]
+pub struct ImageMount {
+    #[command(flatten)]
+    flags: MountFlags,
     /// So that they can be changed.
     #[arg(long)]
     rw: bool,
@@ -54,7 +61,7 @@ impl ImageMount {
             Some(text) => text.parse()?,
             None => Platform::host(),
         };
-        let snapshotter = snapshotter(daemon, &self.snapshotter).await?;
+        let snapshotter = snapshotter(daemon, &self.flags.snapshotter).await?;
         let image = find(daemon, &self.name, &platform).await?;
         let kept =
             Labels::from([(format!("containerd.io/gc.ref.snapshot.{snapshotter}"), self.target.clone())]);
@@ -110,13 +117,7 @@ impl ImageMount {
 #[derive(Debug, Args)]
 pub struct ImageUnmount {
     #[command(flatten)]
-    _registry: Registry,
-    /// The snapshotter.
-    #[arg(long, env = "CONTAINERD_SNAPSHOTTER", default_value = "")]
-    snapshotter: String,
-    /// As the original has it; mounts have no labels.
-    #[arg(long = "label")]
-    _labels: Vec<String>,
+    flags: MountFlags,
     /// Remove the files' snapshot too.
     #[arg(long)]
     rm: bool,
@@ -131,7 +132,7 @@ impl ImageUnmount {
         }
         corten_mounts::unmount_all(Path::new(&self.target))?;
         if self.rm {
-            let snapshotter = snapshotter(daemon, &self.snapshotter).await?;
+            let snapshotter = snapshotter(daemon, &self.flags.snapshotter).await?;
             remove(daemon, &snapshotter, &self.target).await?;
         }
         println!("{}", self.target);
