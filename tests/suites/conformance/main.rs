@@ -318,6 +318,6 @@ macro_rules! tables {
 }
 
 tables! {
-    common containers content diff events filters images introspection leases namespaces
+    common containers content controller diff events filters images introspection leases mounts namespaces
     sandboxes snapshots streaming tasks transfer writes
 }

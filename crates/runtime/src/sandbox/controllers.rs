@@ -144,6 +144,10 @@ impl SandboxControllers {
     /// # Errors
     /// Those of [`Self::get`] and of the controller.
     pub async fn update(&self, ctx: &Context, request: ControllerUpdateRequest) -> Result<()> {
-        self.get(&request.sandboxer)?.update(ctx, request).await
+        let controller = self.get(&request.sandboxer)?;
+        if request.sandbox.is_none() {
+            return Err(Error::unknown("sandbox can not be nil"));
+        }
+        controller.update(ctx, request).await
     }
 }

@@ -39,7 +39,7 @@ use tonic::transport::server::Router;
 use tonic::{Request, Status};
 use tower::layer::util::{Identity, Stack};
 
-use streaming::Streams;
+pub use streaming::Streams;
 use unknown::Named;
 
 use crate::calls::Watch;
@@ -93,6 +93,8 @@ pub struct Settings {
     pub uploads: usize,
     /// Roots of certs.d where a client names none.
     pub hosts_dirs: Vec<PathBuf>,
+    /// Whether blobs are fetched in parts, and in which.
+    pub parts: Option<corten_registry::Parts>,
     /// Whether a pull is asked about before.
     pub verifier: Option<Arc<VerifierDir>>,
 }

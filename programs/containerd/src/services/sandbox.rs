@@ -148,8 +148,13 @@ impl controller_server::Controller for Services {
     ) -> Result<Response<api::ControllerStatusResponse>, Status> {
         let (ctx, r) = (context(&request)?, request.into_inner());
         let known = self.sandbox_controllers.status(&ctx, r).await.map_err(status)?;
-        // The original leaves these out here.
-        Ok(Response::new(api::ControllerStatusResponse { address: String::new(), version: 0, ..known }))
+        // The original leaves these out here, and has something empty for what more there is.
+        Ok(Response::new(api::ControllerStatusResponse {
+            address: String::new(),
+            version: 0,
+            extra: Some(known.extra.clone().unwrap_or_default()),
+            ..known
+        }))
     }
 
     async fn shutdown(

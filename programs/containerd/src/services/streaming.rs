@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use corten_api::services::streaming::{StreamInit, streaming_server};
 use corten_api::transfer_types::{Data, WindowUpdate};
-use corten_types::{Any, Error, Namespace};
+use corten_metadata::{Leases, Sweeper};
+use corten_types::{Any, Context, Error, Namespace};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,22 +34,32 @@ pub struct Stream {
     pub outgoing: mpsc::Sender<Result<Any, Status>>,
 }
 
-/// Streams that wait for their service.
-#[derive(Default)]
+/// Streams that wait for their service. Those that were opened with a lease end with it.
 pub struct Streams {
-    waiting: Mutex<HashMap<(Namespace, String), Stream>>,
+    waiting: Mutex<HashMap<(Namespace, String), Waiting>>,
     arrived: Notify,
+    leases: Leases,
+}
+
+struct Waiting {
+    stream: Stream,
+    lease: Option<String>,
 }
 
 impl Streams {
+    /// Streams with these leases.
+    pub fn new(leases: Leases) -> Self {
+        Self { waiting: Mutex::default(), arrived: Notify::new(), leases }
+    }
+
     /// Takes a stream, waiting for it if need be.
     pub async fn take(&self, namespace: &Namespace, id: &str) -> Result<Stream, Error> {
         let key = (namespace.clone(), id.to_owned());
         let wait = async {
             loop {
                 let arrived = self.arrived.notified();
-                if let Some(stream) = self.lock().remove(&key) {
-                    return stream;
+                if let Some(waiting) = self.lock().remove(&key) {
+                    return waiting.stream;
                 }
                 arrived.await;
             }
@@ -57,8 +68,20 @@ impl Streams {
         tokio::time::timeout(PATIENCE, wait).await.map_err(missing)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Namespace, String), Stream>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Namespace, String), Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl Sweeper for Streams {
+    async fn sweep(&self) -> Result<(), Error> {
+        self.lock().retain(|(namespace, _), waiting| {
+            let Some(lease) = &waiting.lease else { return true };
+            let known = self.leases.resources(&Context::new(namespace.clone()), lease);
+            !known.is_err_and(|error| error.is_not_found())
+        });
+        Ok(())
     }
 }
 
@@ -135,7 +158,7 @@ impl streaming_server::Streaming for Services {
                     Ok(init) => {
                         let accepted = Any { type_url: "google.protobuf.Empty".into(), value: vec![] };
                         let mut waiting = streams.lock();
-                        waiting.retain(|_, stream| !stream.outgoing.is_closed());
+                        waiting.retain(|_, waiting| !waiting.stream.outgoing.is_closed());
                         let key = (ctx.namespace, init.id);
                         if waiting.contains_key(&key) {
                             Some(status(Error::already_exists(format!("stream {:?}", key.1))))
@@ -145,7 +168,8 @@ impl streaming_server::Streaming for Services {
                             // The client has gone already.
                             None
                         } else {
-                            waiting.insert(key, Stream { incoming, outgoing: outgoing.clone() });
+                            let stream = Stream { incoming, outgoing: outgoing.clone() };
+                            waiting.insert(key, Waiting { stream, lease: ctx.lease });
                             drop(waiting);
                             streams.arrived.notify_waiters();
                             None
