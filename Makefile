@@ -42,7 +42,7 @@ demo: build ## pull and run real images from a real registry, in a private folde
 test: ## everything that can be tested here; ONLY=pattern for some of it
 	@scripts/setup test
 	@scripts/peers $(PEERS)
-	cargo build --workspace --bins
+	cargo build --workspace --bins --tests
 	PEERS=$(PEERS) cargo nextest run --workspace --no-fail-fast $(if $(ONLY),-E 'test($(ONLY))')
 	$(if $(ONLY),,@scripts/fuzz $(SECONDS))
 

@@ -63,9 +63,13 @@ impl ImageService {
     pub(crate) fn unpackers(&self, wanted: &[Unpack]) -> Result<Vec<Unpacker>> {
         let mut unpackers = Vec::new();
         for unpack in wanted {
-            let snapshotter = self.snapshotter(&unpack.snapshotter);
+            let snapshotter = self.snapshotter(&unpack.platform, &unpack.snapshotter);
             if let Err(error) = self.shared.snapshots.capabilities(snapshotter) {
                 tracing::warn!(snapshotter, %error, "images are not unpacked there");
+                continue;
+            }
+            if self.shared.options.only_by_rules && self.rule(&unpack.platform, snapshotter).is_none() {
+                tracing::warn!(snapshotter, platform = %unpack.platform, "no unpack_config is for that");
                 continue;
             }
             unpackers.push(Unpacker {
@@ -75,7 +79,9 @@ impl ImageService {
             });
         }
         if unpackers.is_empty() && !wanted.is_empty() {
-            return Err(Error::unknown("unable to initialize unpacker: no unpack platforms defined"));
+            return Err(Error::invalid_argument(
+                "unable to initialize unpacker: no unpack platforms defined",
+            ));
         }
         Ok(unpackers)
     }

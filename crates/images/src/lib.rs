@@ -39,5 +39,5 @@ pub use progress::{Progress, ProgressReceiver, ProgressSender};
 pub use pull::{PullRequest, Verifier};
 pub use push::PushRequest;
 pub use select::Selected;
-pub use service::{ImageService, Options};
+pub use service::{ImageService, Options, UnpackRule};
 pub use verify::VerifierDir;

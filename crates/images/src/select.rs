@@ -213,9 +213,10 @@ impl ImageService {
             .filter(|layer| media_type::is_layer(&layer.media_type))
             .cloned()
             .collect();
-        let snapshotter = self.snapshotter(snapshotter);
+        let snapshotter = self.snapshotter(&config.platform(), snapshotter);
         let request = unpack::Request {
             snapshotter,
+            differs: self.differs(&config.platform(), snapshotter),
             layers: &layers,
             diff_ids: &config.rootfs.diff_ids,
             labels: &|_| Labels::new(),

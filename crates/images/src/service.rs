@@ -8,9 +8,10 @@ use corten_content::Store;
 use corten_diff::Differs;
 use corten_metadata::{Images, Leases};
 use corten_snapshots::Snapshots;
-use corten_types::{Context, Digest, Labels, Namespace, Result, timestamp};
+use corten_types::{Context, Digest, Labels, Namespace, Platform, Result, timestamp};
 use tokio::sync::Semaphore;
 
+use crate::Platforms;
 use crate::flight::Flights;
 
 const LEASE_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -28,6 +29,21 @@ pub struct Options {
     pub max_concurrent_unpacks: usize,
     /// The snapshotter where none is named.
     pub default_snapshotter: String,
+    /// What layers are applied with, where it is not the usual.
+    pub unpack: Vec<UnpackRule>,
+    /// Whether images are unpacked only by the rules.
+    pub only_by_rules: bool,
+}
+
+/// How images of some platforms are unpacked into a snapshotter.
+#[derive(Clone, Debug)]
+pub struct UnpackRule {
+    /// The platforms.
+    pub platforms: Platforms,
+    /// The snapshotter.
+    pub snapshotter: String,
+    /// The only differ; nothing for the usual ones.
+    pub differs: Option<Differs>,
 }
 
 impl Default for Options {
@@ -37,6 +53,8 @@ impl Default for Options {
             max_concurrent_downloads: 3,
             max_concurrent_unpacks: processors.max(3),
             default_snapshotter: "overlayfs".to_owned(),
+            unpack: Vec::new(),
+            only_by_rules: false,
         }
     }
 }
@@ -96,9 +114,27 @@ impl ImageService {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The snapshotter of a request, which may name none.
-    pub(crate) fn snapshotter<'a>(&'a self, name: &'a str) -> &'a str {
-        if name.is_empty() { &self.shared.options.default_snapshotter } else { name }
+    /// The snapshotter of a request for images of a platform, which may name none: that of the first rule for it.
+    pub(crate) fn snapshotter<'a>(&'a self, platform: &Platform, name: &'a str) -> &'a str {
+        let options = &self.shared.options;
+        let mut rules = options.unpack.iter().filter(|rule| rule.platforms.matches(platform));
+        match (name, rules.next()) {
+            ("", Some(rule)) => &rule.snapshotter,
+            ("", None) => &options.default_snapshotter,
+            (name, _) => name,
+        }
+    }
+
+    /// The rule for unpacking images of a platform into a snapshotter.
+    pub(crate) fn rule(&self, platform: &Platform, snapshotter: &str) -> Option<&UnpackRule> {
+        let mut rules = self.shared.options.unpack.iter();
+        rules.find(|rule| rule.snapshotter == snapshotter && rule.platforms.matches(platform))
+    }
+
+    /// What layers of images of a platform are applied with for a snapshotter.
+    pub(crate) fn differs(&self, platform: &Platform, snapshotter: &str) -> &Differs {
+        let own = self.rule(platform, snapshotter).and_then(|rule| rule.differs.as_ref());
+        own.unwrap_or(&self.shared.differs)
     }
 
     /// Keeps what an operation brings in until it is referenced. A caller's own lease is used as it is.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use corten_diff::{Applied, ApplyRequest, Source};
+use corten_diff::{Applied, ApplyRequest, Differs, Source};
 use corten_types::{Context, Descriptor, Digest, Error, Labels, Mount, Result, ResultExt, timestamp};
 use futures_util::future::try_join_all;
 use tokio::sync::oneshot;
@@ -39,6 +39,8 @@ struct Layer {
 /// What to unpack.
 pub(crate) struct Request<'a> {
     pub snapshotter: &'a str,
+    /// What the layers are applied with.
+    pub differs: &'a Differs,
     pub layers: &'a [Descriptor],
     pub diff_ids: &'a [Digest],
     /// Further labels of the snapshot of each layer.
@@ -76,6 +78,7 @@ impl ImageService {
             service: self.clone(),
             ctx: ctx.clone(),
             snapshotter: request.snapshotter.to_owned(),
+            differs: request.differs.clone(),
             layers: layers.collect(),
             origin: request.origin.cloned(),
             progress: request.progress.clone(),
@@ -98,6 +101,7 @@ struct Job {
     service: ImageService,
     ctx: Context,
     snapshotter: String,
+    differs: Differs,
     layers: Vec<Layer>,
     origin: Option<Origin>,
     progress: ProgressSender,
@@ -361,7 +365,7 @@ impl Job {
             // The sender goes without a word when the fetch fails.
             Some(tap) => tap.await.ok(),
         };
-        if !self.service.shared.differs.is_streaming()
+        if !self.differs.is_streaming()
             && let Some(fetch) = feed.fetch.take()
         {
             if fetch.await.map_err(panicked)?? == Fetched::Stale {
@@ -420,7 +424,7 @@ impl Job {
         let mut meter = self.meter(index);
         meter.event("extracting", 0);
         let request = ApplyRequest { source: Some(source), ..ApplyRequest::new(descriptor.clone(), mounts) };
-        let (differs, ctx) = (self.service.shared.differs.clone(), self.ctx.clone());
+        let (differs, ctx) = (self.differs.clone(), self.ctx.clone());
         let task = self.threads.spawn(async move { differs.apply(&ctx, &request).await });
         let applied = task.await.map_err(panicked)??;
         meter.event("extracted", size(descriptor));

@@ -223,6 +223,7 @@ impl<'a> Walk<'a> {
             };
             let request = unpack::Request {
                 snapshotter: &unpacker.snapshotter,
+                differs: self.service.differs(&platform, &unpacker.snapshotter),
                 layers: &layers,
                 diff_ids: &config.rootfs.diff_ids,
                 labels: &labels,

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::activity::Activity;
 use crate::recover::{Lost, recover, set_aside_files};
 use crate::transaction::{Tx, View};
+use crate::unsynced::Unsynced;
 use crate::writer::{self, Change, Closure};
 
 pub(crate) const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
@@ -23,11 +24,14 @@ const QUEUE: usize = 1024;
 pub struct Options {
     /// Bytes of pages that are kept in memory.
     pub cache: usize,
+    /// Whether a change is on the disk when it is answered. Without that a crash of the machine, not of the daemon,
+    /// loses the last ones.
+    pub sync: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache: 4 << 20 }
+        Self { cache: 4 << 20, sync: true }
     }
 }
 
@@ -259,10 +263,12 @@ impl<E: Into<redb::Error>> From<E> for OpenError {
 
 fn open_file(path: &Path, options: Options) -> Result<redb::Database, OpenError> {
     let open = || -> Result<redb::Database, OpenError> {
-        let file = redb::Builder::new()
-            .set_cache_size(options.cache)
-            .set_check_integrity_on_open(true)
-            .create(path)?;
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(options.cache).set_check_integrity_on_open(true);
+        let file = match options.sync {
+            true => builder.create(path)?,
+            false => builder.create_with_backend(Unsynced::open(path)?)?,
+        };
         let known = file.begin_read()?.open_table(RECORDS).is_ok();
         if !known {
             corten_durable::sync_folder(path.parent().unwrap_or(Path::new("/"))).map_err(OpenError::Io)?;

@@ -12,6 +12,7 @@ mod mask;
 mod records;
 mod seal;
 mod transaction;
+mod unsynced;
 mod writer;
 
 mod pages;

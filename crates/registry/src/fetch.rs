@@ -15,7 +15,7 @@ use crate::MAX_MANIFEST_SIZE;
 use crate::hosts::{Capabilities, Host, Tls};
 use crate::lanes::Lanes;
 use crate::request::{Endpoint, unexpected_status};
-use crate::resolver::{Repository, Resolver};
+use crate::resolver::{Parts, Repository, Resolver};
 use crate::transport::{Body, Response, Transport, TransportKind};
 use crate::url::Url;
 
@@ -128,6 +128,11 @@ impl Fetcher {
     }
 
     /// How long a blob may come slowly before it is split.
+    /// The parts that blobs are fetched in from the beginning.
+    pub(crate) fn parts(&self) -> Option<Parts> {
+        self.repository.parts
+    }
+
     pub(crate) fn split_after(&self) -> Duration {
         self.repository.split_after
     }

@@ -3,7 +3,8 @@
 //! One connection is watched first. If the blob comes slowly although whoever takes it always waits, and
 //! there is much left of it, the rest is fetched in parts over two connections; a further one is added as
 //! long as each brings a clear gain. Parts wait in memory for their turn, and all of them together are
-//! bounded. Anything unexpected ends it, and the blob goes on over one connection.
+//! bounded. Anything unexpected ends it, and the blob goes on over one connection. Where parts are asked for by
+//! the configuration, a blob that is larger than one starts with them.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,6 +20,9 @@ use crate::fetch::Fetcher;
 use crate::transport::{Transport, TransportKind};
 
 const PART: u64 = 2 << 20;
+/// Bounds of parts that the configuration asks for.
+const MIN_PART: u64 = 64 << 10;
+const MAX_PART: u64 = 32 << 20;
 const MAX_LANES: usize = 6;
 /// A connection that brings this much per second is not what holds a pull up.
 const FAST: f64 = 100e6;
@@ -43,6 +47,8 @@ pub(crate) struct Lanes {
     ready: VecDeque<Bytes>,
     /// Where the next part starts.
     next: u64,
+    /// Bytes of a part.
+    part: u64,
 }
 
 /// What came within a while.
@@ -84,6 +90,7 @@ impl Lanes {
             parts: VecDeque::new(),
             ready: VecDeque::new(),
             next: 0,
+            part: PART,
         }
     }
 
@@ -105,7 +112,13 @@ impl Lanes {
     pub fn turn(&mut self, fetcher: &Fetcher, descriptor: &Descriptor, offset: u64) -> bool {
         let Some(authority) = self.authority.clone() else { return false };
         let size = u64::try_from(descriptor.size).unwrap_or(0);
-        if self.window.since.elapsed() >= fetcher.split_after() {
+        if let Some(parts) = fetcher.parts().filter(|_| self.count == 1 && self.growing) {
+            self.growing = false;
+            self.part = parts.size.clamp(MIN_PART, MAX_PART);
+            if size.saturating_sub(offset) > self.part && parts.count > 1 {
+                (self.count, self.next) = (parts.count.min(MAX_LANES), offset);
+            }
+        } else if self.window.since.elapsed() >= fetcher.split_after() {
             self.decide(size.saturating_sub(offset));
             if self.count > 1 && self.next == 0 {
                 self.next = offset;
@@ -116,7 +129,7 @@ impl Lanes {
         }
         while self.parts.len() < self.count && self.next < size {
             let Ok(permit) = Arc::clone(&fetcher.parts_budget()).try_acquire_owned() else { break };
-            let range = self.next..size.min(self.next + PART);
+            let range = self.next..size.min(self.next + self.part);
             self.next = range.end;
             let (fetcher, descriptor, authority) = (fetcher.clone(), descriptor.clone(), authority.clone());
             let task = tokio::spawn(async move { fetcher.part(&authority, &descriptor, range).await });

@@ -25,7 +25,7 @@ pub use auth::{Credential, CredentialRequest, Credentials, DockerConfig};
 pub use fetch::{Download, Fetcher};
 pub use hosts::{Capabilities, Host, Tls};
 pub use push::{Pushed, Pusher};
-pub use resolver::{Resolver, ResolverOptions, Trace};
+pub use resolver::{Parts, Resolver, ResolverOptions, Trace};
 pub use transport::{BlobSource, Limits, Sent};
 pub use url::{Scheme, Url};
 

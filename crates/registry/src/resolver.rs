@@ -18,6 +18,15 @@ use crate::url::Scheme;
 /// Gets the lines of requests and answers, without secrets.
 pub type Trace = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// The parts in which blobs are fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// Bytes of each.
+    pub size: u64,
+    /// How many at once.
+    pub count: usize,
+}
+
 /// How registries are found and spoken to.
 #[derive(Clone)]
 pub struct ResolverOptions {
@@ -37,6 +46,8 @@ pub struct ResolverOptions {
     pub stall_timeout: Duration,
     /// How long a blob may come slowly over one connection before further ones are tried beside it.
     pub split_after: Duration,
+    /// Whether blobs are fetched in parts from the beginning, and in which.
+    pub parts: Option<Parts>,
     /// Bound on requests per host; share it to share the bound.
     pub limits: Arc<Limits>,
     /// Sees requests and answers.
@@ -54,6 +65,7 @@ impl Default for ResolverOptions {
             user_agent: concat!("containerd/", env!("CARGO_PKG_VERSION")).to_owned(),
             stall_timeout: Duration::from_secs(30),
             split_after: Duration::from_secs(1),
+            parts: None,
             limits: Arc::default(),
             trace: None,
         }
@@ -86,6 +98,7 @@ pub(crate) struct Repository {
     pub scopes: BTreeSet<String>,
     /// How long a blob may come slowly before it is split.
     pub split_after: Duration,
+    pub parts: Option<Parts>,
 }
 
 impl Resolver {
@@ -116,8 +129,8 @@ impl Resolver {
             })
             .collect();
         let scopes = BTreeSet::from([pull_scope(path)]);
-        let split_after = self.options.split_after;
-        Ok(Repository { reference: text, endpoints, client_options, scopes, split_after })
+        let (split_after, parts) = (self.options.split_after, self.options.parts);
+        Ok(Repository { reference: text, endpoints, client_options, scopes, split_after, parts })
     }
 
     fn client_options(&self) -> Result<ClientOptions> {

@@ -6,6 +6,7 @@ mod command_line;
 mod configuration;
 mod options;
 mod plugins;
+mod transfer;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;

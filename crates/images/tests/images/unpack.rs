@@ -404,7 +404,10 @@ async fn an_unknown_snapshotter_is_refused() {
     let (registry, daemon) = (ScriptedRegistry::start().await, Daemon::start());
     Image::new(&stack()).push(&registry, "1.0");
     let error = daemon.pull(&registry, "1.0", unpacked(&registry, "1.0", "nowhere")).await.unwrap_err();
-    assert_eq!(error.to_string(), "unable to initialize unpacker: no unpack platforms defined");
+    assert_eq!(
+        error.to_string(),
+        "unable to initialize unpacker: no unpack platforms defined: invalid argument"
+    );
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ mod tls;
 use std::time::Duration;
 
 use corten_registry::testing::ScriptedRegistry;
-use corten_registry::{Fetcher, Resolver, ResolverOptions, Scheme};
+use corten_registry::{Fetcher, Parts, Resolver, ResolverOptions, Scheme};
 use corten_types::{Descriptor, Reference, Result};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -137,6 +137,7 @@ impl Services {
                 _ => None,
             },
             headers: options.headers.into_iter().collect(),
+            parts: self.settings.parts,
             credentials,
             user_agent: format!("containerd/{}", crate::VERSION),
             ..ResolverOptions::default()

@@ -1,6 +1,9 @@
 //! Everything behind the sockets, with the options of the configuration. Each part is entered in the table of
 //! plugins with what came of it.
 
+mod transfer;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,7 +12,7 @@ use corten_config::{Config, duration};
 use corten_content::{Policy, Store};
 use corten_diff::{Differ, Differs, StreamProcessor, Walking};
 use corten_events::Exchange;
-use corten_images::{ImageService, VerifierDir};
+use corten_images::ImageService;
 use corten_metadata::{
     Collector, CollectorOptions, Containers, Database, Images, Leases, Namespaces, Sandboxes, Sweeper,
 };
@@ -26,10 +29,10 @@ use crate::observe::{self, Wanted};
 use crate::plugins::Plugins;
 use crate::plugins::parts::{
     CONTENT, DIFFER, EVENT, GC, METADATA, MOUNT_MANAGER, RUNTIME, SANDBOX_CONTROLLER, SERVICE, SHIM,
-    SNAPSHOTTER, TRANSFER, VERIFIER,
+    SNAPSHOTTER,
 };
 use crate::proxies;
-use crate::services::{Base, Services, Settings};
+use crate::services::{Base, Services, Streams};
 
 /// What there is to serve.
 pub struct Assembled {
@@ -91,7 +94,9 @@ fn stores(config: &Config, plugins: &mut Plugins, exchange: &Exchange) -> Result
         tracing::info!(policy = name, "metadata content store policy set");
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let file = folder.join("corten.redb");
-        let (database, lost) = Database::open(&file)?;
+        let sync = !config.flag(&uri(METADATA, "bolt"), "no_sync");
+        let options = corten_metadata::Options { sync, ..corten_metadata::Options::default() };
+        let (database, lost) = Database::open_with(&file, options)?;
         if let Some(lost) = lost {
             tell_lost(lost);
         }
@@ -127,10 +132,12 @@ fn over(stores: Stores, config: &Config, plugins: &mut Plugins, exchange: &Excha
     let sandboxes = Sandboxes::new(database.clone());
     let folder = config.state.join(uri(MOUNT_MANAGER, "bolt")).join("t");
     let activations = Activations::open(&folder, std::slice::from_ref(&config.root), &database)?;
+    let streams = Arc::new(Streams::new(leases.clone()));
     let sweepers: Vec<Arc<dyn Sweeper>> = vec![
         Arc::new(activations.clone()),
         Arc::new(snapshots.clone()),
         Arc::new(content.clone()),
+        streams.clone(),
         Arc::new(TrimHeap),
     ];
     let options = collector_options(config, plugins)?;
@@ -138,14 +145,17 @@ fn over(stores: Stores, config: &Config, plugins: &mut Plugins, exchange: &Excha
     let records = StoredRecords { containers: containers.clone(), sandboxes: sandboxes.clone() };
     let mounting = plugins.load(MOUNT_MANAGER, "bolt", |_| Ok(activations.clone()))?;
     let tasks = tasks(config, plugins, records, &exchange, mounting.clone())?;
-    let differs = differs(config, plugins, &content, mounting)?;
+    let known = differs(config, plugins, &content, mounting)?;
+    let differs = chosen(config, &known);
+    tell_unused(config);
+    let settings = transfer::settings(config, plugins)?;
     let image_service = ImageService::new(
         content.clone(),
         snapshots.clone(),
         images.clone(),
         leases.clone(),
         differs.clone(),
-        image_options(config),
+        transfer::image_options(config, plugins, &snapshots, &known)?,
     );
     let shim_sandboxes = tasks.sandboxes();
     let shim = plugins.load(SANDBOX_CONTROLLER, "shim", |_| Ok(shim_sandboxes.clone()))?;
@@ -155,8 +165,8 @@ fn over(stores: Stores, config: &Config, plugins: &mut Plugins, exchange: &Excha
         namespaces: Namespaces::new(database, exchange.clone()),
         sandbox_controllers: SandboxControllers::new(exchange, controllers),
         shim_sandboxes,
-        streams: Arc::default(),
-        settings: settings(config, plugins)?,
+        streams,
+        settings,
         content,
         differs,
         snapshots,
@@ -204,9 +214,16 @@ fn backends(config: &Config, plugins: &mut Plugins) -> Result<Vec<Arc<dyn Backen
     })?;
     open("btrfs", &|folder, _| Ok(Arc::new(Btrfs::open(folder)?)))?;
     open("erofs", &|folder, uri| {
+        for key in ["default_size", "dmverity_mode"] {
+            let value = config.text(uri, key);
+            if !["", "off", "auto"].contains(&value) {
+                return Err(Error::not_implemented(format!("{key} {value:?} of erofs is not supported")));
+            }
+        }
         let options = ErofsOptions {
             ovl_mount_options: config.texts(uri, "ovl_mount_options"),
             set_immutable: config.flag(uri, "set_immutable"),
+            enable_fsverity: config.flag(uri, "enable_fsverity"),
             mkfs_options: config.texts(&self::uri(DIFFER, "erofs"), "mkfs_options"),
         };
         Ok(Arc::new(Erofs::open(folder, options)?))
@@ -224,30 +241,50 @@ fn backends(config: &Config, plugins: &mut Plugins) -> Result<Vec<Arc<dyn Backen
     Ok(backends)
 }
 
-/// The differs, in the order in which they are tried.
+/// The differs that work here, by their names.
+type KnownDiffers = BTreeMap<String, Arc<dyn Differ>>;
+
+/// All differs.
 fn differs(
     config: &Config,
     plugins: &mut Plugins,
     content: &Store,
     mounting: Option<Activations>,
-) -> Result<Differs> {
+) -> Result<KnownDiffers> {
     let walking = Walking::new(content.clone(), config.root.join("tmpmounts"))
         .with_processors(stream_processors(config))
         .with_activations(mounting)
         .with_sync(config.flag(&uri(SERVICE, "diff-service"), "sync_fs"));
-    let erofs =
-        plugins.load(DIFFER, "erofs", |_| corten_diff::Erofs::open(content.clone(), walking.clone()))?;
-    let proxies = proxies::differs(config, plugins)?;
-    let mut list: Vec<Arc<dyn Differ>> = Vec::new();
-    for name in config.texts(&uri(SERVICE, "diff-service"), "default") {
-        match name.as_str() {
-            "walking" => list.push(Arc::new(walking.clone())),
-            "erofs" => list.extend(erofs.clone().map(|erofs| Arc::new(erofs) as _)),
-            // Without it the service is told to have failed.
-            other => list.extend(proxies.get(other).cloned()),
+    let erofs = plugins.load(DIFFER, "erofs", |_| {
+        if config.flag(&uri(DIFFER, "erofs"), "enable_dmverity") {
+            return Err(Error::not_implemented("enable_dmverity of erofs is not supported"));
+        }
+        corten_diff::Erofs::open(content.clone(), walking.clone())
+    })?;
+    let mut known = proxies::differs(config, plugins)?;
+    known.insert("walking".to_owned(), Arc::new(walking));
+    known.extend(erofs.map(|erofs| ("erofs".to_owned(), Arc::new(erofs) as _)));
+    Ok(known)
+}
+
+/// Those that the service tries, in this order. Without one of them it is told to have failed.
+fn chosen(config: &Config, known: &KnownDiffers) -> Differs {
+    let names = config.texts(&uri(SERVICE, "diff-service"), "default");
+    Differs::new(names.iter().filter_map(|name| known.get(name).cloned()).collect())
+}
+
+/// Says of options that ask for something of the CRI that they do nothing without it.
+fn tell_unused(config: &Config) {
+    for (key, what) in [("blockio_config_file", "blockio"), ("rdt_config_file", "RDT")] {
+        let path = config.text(&uri(SERVICE, "tasks-service"), key);
+        match (path.is_empty(), std::fs::metadata(path)) {
+            (true, _) => {}
+            (false, Err(error)) => {
+                tracing::error!(error = format!("open {path}: {error}"), "{what} initialization failed");
+            }
+            (false, Ok(_)) => tracing::warn!(path, "{key} has no effect: classes are not supported"),
         }
     }
-    Ok(Differs::new(list))
 }
 
 /// Where a snapshotter keeps its data: below the daemon's root, unless it is told otherwise.
@@ -326,38 +363,6 @@ fn stream_processors(config: &Config) -> Vec<StreamProcessor> {
             env: one.env,
         })
         .collect()
-}
-
-fn image_options(config: &Config) -> corten_images::Options {
-    let uri = uri(TRANSFER, "local");
-    let usual = corten_images::Options::default();
-    let or = |key: &str, usual: usize| match config.number(&uri, key) {
-        0 => usual,
-        number => number,
-    };
-    corten_images::Options {
-        max_concurrent_downloads: or("max_concurrent_downloads", usual.max_concurrent_downloads),
-        max_concurrent_unpacks: or("max_concurrent_unpacks", usual.max_concurrent_unpacks),
-        ..usual
-    }
-}
-
-fn settings(config: &Config, plugins: &mut Plugins) -> Result<Settings> {
-    let (transfer, bindir) = (uri(TRANSFER, "local"), uri(VERIFIER, "bindir"));
-    let verifier = plugins.load(VERIFIER, "bindir", |_| {
-        Ok(VerifierDir {
-            name: "bindir".into(),
-            dir: config.text(&bindir, "bin_dir").into(),
-            max_verifiers: usize::try_from(config.number::<i64>(&bindir, "max_verifiers")).ok(),
-            timeout: duration::parse(config.text(&bindir, "per_verifier_timeout"))?,
-        })
-    })?;
-    let hosts = config.text(&transfer, "config_path");
-    Ok(Settings {
-        uploads: config.number::<usize>(&transfer, "max_concurrent_uploaded_layers").max(1),
-        hosts_dirs: std::env::split_paths(hosts).filter(|path| !path.as_os_str().is_empty()).collect(),
-        verifier: verifier.map(Arc::new),
-    })
 }
 
 fn runtime(config: &Config) -> corten_runtime::Config {
