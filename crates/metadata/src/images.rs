@@ -15,7 +15,7 @@ use crate::filters;
 use crate::graph::EXPIRE;
 use crate::keys::{Key, Kind};
 use crate::mask::apply_map;
-use crate::records::{self, get, put, scan, stamp, time};
+use crate::records::{self, get, put, select, stamp, time};
 use crate::transaction::{Reader, Tx};
 use crate::{leases, namespaces};
 
@@ -132,14 +132,13 @@ impl Images {
     pub fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Image>> {
         let filter = filters::parse(filters)?;
         let mut found = Vec::new();
-        scan(&self.database.read()?, Kind::Image, &[ctx.namespace.as_str()], |mut parts, record| {
-            let name = parts.pop().unwrap_or_default();
+        let by = (&filter, "name");
+        select(&self.database.read()?, Kind::Image, ctx.namespace.as_str(), by, |name, record| {
             match Image::from_record(name, record) {
                 Ok(image) if filter.matches(&image) => found.push(image),
                 Ok(_) => {}
                 Err(error) => tracing::error!(%error, "the record of an image is damaged"),
             }
-            Ok(())
         })?;
         Ok(found)
     }

@@ -10,7 +10,7 @@ use corten_types::{Context, Digest, Error, ErrorClass, Labels, Namespace, Result
 use crate::database::Database;
 use crate::filters;
 use crate::keys::{Key, Kind};
-use crate::records::{self, get, put, scan, stamp, time};
+use crate::records::{self, get, put, scan, select, stamp, time};
 use crate::transaction::{Reader, Tx};
 use crate::{activations, namespaces};
 
@@ -157,20 +157,17 @@ impl Leases {
     pub fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Lease>> {
         let filter = filters::parse(filters)?;
         let mut found = Vec::new();
-        scan(
+        let by = (&filter, "id");
+        select(
             &self.database.read()?,
             Kind::Lease,
-            &[ctx.namespace.as_str()],
-            |mut parts, record: records::Lease| {
-                let lease = Lease {
-                    id: parts.pop().unwrap_or_default(),
-                    created_at: time(record.created_at.as_ref()),
-                    labels: record.labels,
-                };
+            ctx.namespace.as_str(),
+            by,
+            |id, record: records::Lease| {
+                let lease = Lease { id, created_at: time(record.created_at.as_ref()), labels: record.labels };
                 if filter.matches(&lease) {
                     found.push(lease);
                 }
-                Ok(())
             },
         )?;
         Ok(found)

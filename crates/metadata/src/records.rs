@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use corten_types::{Any, Error, Labels, Result};
+use corten_types::{Any, Error, Filter, Labels, Result};
 use prost::Message;
 use prost_types::Timestamp;
 
@@ -133,12 +133,46 @@ pub(crate) fn scan<M: Message + Default>(
     mut visit: impl FnMut(Vec<String>, M) -> Result<()>,
 ) -> Result<()> {
     reader.scan_bytes(Key::prefix(kind, parts).bytes(), &mut |key, value| {
-        match M::decode(value) {
-            Ok(record) => visit(Key::parts(key), record)?,
-            Err(error) => tracing::error!(key = %String::from_utf8_lossy(key), %error, "a record is damaged"),
+        if let Some(record) = decode_or_tell(key, value) {
+            visit(Key::parts(key), record)?;
         }
         Ok(true)
     })
+}
+
+/// Calls `visit` with the name and the record of everything in a namespace that may pass a filter, in byte
+/// order: where the filter wants certain names, which stand in `field`, only those are read.
+pub(crate) fn select<M: Message + Default>(
+    reader: &impl Reader,
+    kind: Kind,
+    namespace: &str,
+    (filter, field): (&Filter, &str),
+    mut visit: impl FnMut(String, M),
+) -> Result<()> {
+    let Some(names) = filter.values(field) else {
+        return scan(reader, kind, &[namespace], |mut parts, record| {
+            visit(parts.pop().unwrap_or_default(), record);
+            Ok(())
+        });
+    };
+    for name in names {
+        // What can be no key names no record.
+        let Ok(key) = Key::new(kind, &[namespace, name]) else { continue };
+        if let Some(bytes) = reader.get_bytes(key.bytes())?
+            && let Some(record) = decode_or_tell(key.bytes(), &bytes)
+        {
+            visit(name.to_owned(), record);
+        }
+    }
+    Ok(())
+}
+
+fn decode_or_tell<M: Message + Default>(key: &[u8], value: &[u8]) -> Option<M> {
+    M::decode(value)
+        .inspect_err(
+            |error| tracing::error!(key = %String::from_utf8_lossy(key), %error, "a record is damaged"),
+        )
+        .ok()
 }
 
 /// Writes a record, sealed.

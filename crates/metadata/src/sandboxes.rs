@@ -12,7 +12,7 @@ use crate::filters;
 use crate::keys::{Key, Kind};
 use crate::mask::apply_map;
 use crate::namespaces;
-use crate::records::{self, get, put, scan, stamp, time};
+use crate::records::{self, get, put, select, stamp, time};
 use crate::transaction::{Reader, Tx};
 
 /// What is known of a sandbox beside its running.
@@ -125,12 +125,12 @@ impl Sandboxes {
     pub fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Sandbox>> {
         let filter = filters::parse(filters)?;
         let mut found = Vec::new();
-        scan(&self.database.read()?, Kind::Sandbox, &[ctx.namespace.as_str()], |mut parts, record| {
-            let sandbox = Sandbox::from_record(parts.pop().unwrap_or_default(), record);
+        let by = (&filter, "id");
+        select(&self.database.read()?, Kind::Sandbox, ctx.namespace.as_str(), by, |id, record| {
+            let sandbox = Sandbox::from_record(id, record);
             if filter.matches(&sandbox) {
                 found.push(sandbox);
             }
-            Ok(())
         })?;
         Ok(found)
     }

@@ -1,6 +1,7 @@
 //! The filter language of every `filters` field (spec 01 §0.5).
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use regex::Regex;
 
@@ -53,6 +54,16 @@ impl Filter {
         Ok(filter)
     }
 
+    /// The values that a field must have, when nothing passes with another one: what an index can look up.
+    #[must_use]
+    pub fn values(&self, field: &str) -> Option<BTreeSet<&str>> {
+        if self.everything {
+            return None;
+        }
+        // Of two different values in one alternative either may be looked up: nothing passes both.
+        self.alternatives.iter().map(|all| all.iter().find_map(|selector| selector.value(field))).collect()
+    }
+
     /// Whether the object passes.
     pub fn matches(&self, object: &dyn Fields) -> bool {
         self.everything
@@ -61,6 +72,14 @@ impl Filter {
 }
 
 impl Selector {
+    /// What the field must be equal to.
+    fn value(&self, field: &str) -> Option<&str> {
+        match &self.test {
+            Test::Equal(value) if self.path == [field] => Some(value),
+            _ => None,
+        }
+    }
+
     fn matches(&self, object: &dyn Fields) -> bool {
         let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
         let value = object.field(&path);
@@ -359,6 +378,25 @@ mod tests {
         let labels = [("containerd.io/gc.root", "now"), ("a.b", "x"), ("empty", "")];
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         Filter::parse(&[filter]).unwrap().matches(&Object(labels))
+    }
+
+    #[test]
+    fn names_that_are_wanted_are_known_before_anything_is_read() {
+        for (filters, values) in [
+            (&["name==b", "name==a,labels.x"][..], Some(&["a", "b"][..])),
+            (&["labels.x==1,name==\"a\""], Some(&["a"])),
+            (&["name==a,name==b"], Some(&["a"])),
+            (&["name==a", "labels.x"], None),
+            (&["name==a", ""], None),
+            (&[], None),
+            (&["name.x==a"], None),
+            (&["name!=a"], None),
+            (&["name~=a"], None),
+        ] {
+            let filter = Filter::parse(filters).unwrap();
+            let values = values.map(|values| values.iter().copied().collect());
+            assert_eq!(filter.values("name"), values, "{filters:?}");
+        }
     }
 
     #[test]
