@@ -12,11 +12,12 @@ use corten_types::{
 };
 
 use crate::database::Database;
+use crate::encoded;
 use crate::filters;
 use crate::keys::{Key, Kind};
 use crate::mask::apply_map;
 use crate::namespaces;
-use crate::records::{self, get, put, scan, stamp, time};
+use crate::records::{self, get, put, select, stamp, time};
 use crate::transaction::{Reader, Tx};
 
 /// What is known of a container beside its running.
@@ -176,14 +177,31 @@ impl Containers {
     pub fn list(&self, ctx: &Context, filters: &[String]) -> Result<Vec<Container>> {
         let filter = filters::parse(filters)?;
         let mut found = Vec::new();
-        scan(&self.database.read()?, Kind::Container, &[ctx.namespace.as_str()], |mut parts, record| {
-            let container = Container::from_record(parts.pop().unwrap_or_default(), record);
+        let by = (&filter, "id");
+        select(&self.database.read()?, Kind::Container, ctx.namespace.as_str(), by, |id, record| {
+            let container = Container::from_record(id, record);
             if filter.matches(&container) {
                 found.push(container);
             }
-            Ok(())
         })?;
         Ok(found)
+    }
+
+    /// All containers of a namespace by id, as an encoded `ListContainersResponse` of the containers service.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn list_all_encoded(&self, ctx: &Context) -> Result<Vec<u8>> {
+        let mut answer = Vec::new();
+        let prefix = Key::prefix(Kind::Container, &[ctx.namespace.as_str()]);
+        self.database.read()?.scan_bytes(prefix.bytes(), &mut |key, record| {
+            let id = key.get(prefix.bytes().len()..).unwrap_or_default();
+            if let Err(error) = encoded::append(&mut answer, &String::from_utf8_lossy(id), record) {
+                tracing::error!(key = %String::from_utf8_lossy(key), %error, "a record is damaged");
+            }
+            Ok(true)
+        })?;
+        Ok(answer)
     }
 
     /// Makes a container's record.

@@ -31,7 +31,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache: 4 << 20, sync: true }
+        Self { cache: 16 << 20, sync: true }
     }
 }
 

@@ -22,6 +22,7 @@ mod salvage;
 mod activations;
 mod blobs;
 mod containers;
+mod encoded;
 mod images;
 mod ingests;
 mod leases;

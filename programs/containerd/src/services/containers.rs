@@ -2,6 +2,8 @@
 
 use corten_api::services::containers::{self as api, containers_server};
 use corten_metadata::{Container, Runtime};
+use corten_types::Context;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::{Answers, Services, answers, context, paths, required, status, timestamp};
@@ -41,6 +43,27 @@ fn to_api(container: Container) -> api::Container {
     }
 }
 
+impl Services {
+    fn list_decoded(&self, ctx: &Context, filters: &[String]) -> Result<api::ListContainersResponse, Status> {
+        let containers = self.containers.list(ctx, filters).map_err(status)?;
+        Ok(api::ListContainersResponse { containers: containers.into_iter().map(to_api).collect() })
+    }
+
+    /// The answer of `List`, encoded.
+    pub(super) fn list_encoded(
+        &self,
+        request: Request<api::ListContainersRequest>,
+    ) -> Result<Vec<u8>, Status> {
+        let ctx = context(&request)?;
+        let filters = request.into_inner().filters;
+        if filters.is_empty() {
+            self.containers.list_all_encoded(&ctx).map_err(status)
+        } else {
+            self.list_decoded(&ctx, &filters).map(|answer| answer.encode_to_vec())
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl containers_server::Containers for Services {
     async fn get(
@@ -57,9 +80,7 @@ impl containers_server::Containers for Services {
         request: Request<api::ListContainersRequest>,
     ) -> Result<Response<api::ListContainersResponse>, Status> {
         let ctx = context(&request)?;
-        let containers = self.containers.list(&ctx, &request.into_inner().filters).map_err(status)?;
-        let containers = containers.into_iter().map(to_api).collect();
-        Ok(Response::new(api::ListContainersResponse { containers }))
+        Ok(Response::new(self.list_decoded(&ctx, &request.into_inner().filters)?))
     }
 
     type ListStreamStream = Answers<api::ListContainerMessage>;

@@ -14,8 +14,8 @@ use super::{Answers, Services, answers, context, paths, required, status, timest
 
 /// Infos in one message of a list.
 const BLOCK: usize = 100;
-/// Bytes in one message of a read.
-const CHUNK: usize = 1 << 20;
+/// Bytes in one message of a read: little enough that the allocator takes them from memory that it has.
+const CHUNK: usize = 256 << 10;
 
 fn info(blob: BlobRecord) -> api::Info {
     api::Info {

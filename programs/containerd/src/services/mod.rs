@@ -3,6 +3,7 @@
 mod containers;
 mod content;
 mod diff;
+mod encoded;
 mod events;
 mod health;
 mod images;
@@ -39,6 +40,7 @@ use tonic::transport::server::Router;
 use tonic::{Request, Status};
 use tower::layer::util::{Identity, Stack};
 
+use encoded::EncodedList;
 pub use streaming::Streams;
 use unknown::Named;
 
@@ -144,9 +146,17 @@ pub fn router(
         "healthcheck": corten_api::health::health_server::HealthServer<Base>,
     );
     if let Some(services) = services {
+        type Containers = api::containers::containers_server::ContainersServer<Services>;
+        if plugins.works(GRPC, "containers") {
+            names.push(Containers::NAME);
+            watch.serve(Containers::NAME);
+            let inner = Containers::new(services.clone())
+                .max_decoding_message_size(limits.receive)
+                .max_encoding_message_size(limits.send);
+            routes = routes.add_service(EncodedList::new(inner, services.clone(), limits));
+        }
         add!(
             services,
-            "containers": api::containers::containers_server::ContainersServer<Services>,
             "content": api::content::content_server::ContentServer<Services>,
             "diff": api::diff::diff_server::DiffServer<Services>,
             "images": api::images::images_server::ImagesServer<Services>,
