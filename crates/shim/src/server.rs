@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(6);
 const FAREWELL: Duration = Duration::from_secs(3);
 
 pub(crate) fn serve(flags: Flags) -> Result<()> {
-    corten_sys::economize_heap(1);
+    corten_sys::economize_heap(1, 64 << 10);
     log::open();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(std::io::Error::from)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -26,7 +26,7 @@ pub use heap::{HeapSite, HeapUsage, SampledHeap, heap_samples, heap_usage, sampl
 pub use identities::{network_namespace_of, owner_of_namespace, user_namespace};
 pub use links::set_link_up;
 pub use loops::attach_loop;
-pub use memory::{economize_heap, trim_heap};
+pub use memory::{economize_heap, release_text, trim_heap};
 pub use mounts::{MountChange, change_mount, detached_clone, read_only_clone};
 pub use process::{
     NewProcess, Program, clone_process, die_with_parent, execute, fork, kill, set_variable, spawn,

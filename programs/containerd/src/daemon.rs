@@ -72,6 +72,7 @@ pub async fn run(config: Config, plugins: Plugins) -> Result<()> {
     let mut server = tokio::spawn(server);
     notify::tell("READY=1");
     tracing::info!("containerd successfully booted in {:.6}s", begun.elapsed().as_secs_f64());
+    tokio::spawn(settle());
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -99,6 +100,16 @@ pub async fn run(config: Config, plugins: Plugins) -> Result<()> {
         tokio::task::spawn_blocking(move || database.close()).await.ok();
     }
     Ok(())
+}
+
+/// Once the start and the first collection are over, what only they needed need not stay in memory.
+async fn settle() {
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let release = || {
+        corten_sys::trim_heap();
+        corten_sys::release_text();
+    };
+    tokio::task::spawn_blocking(release).await.ok();
 }
 
 /// Tells what the daemon does whenever it is asked to.

@@ -64,7 +64,7 @@ static HEAP: corten_sys::SampledHeap = corten_sys::SampledHeap;
 const VERSION: &str = concat!("2.1.0-corten.", env!("CARGO_PKG_VERSION"));
 
 fn main() {
-    corten_sys::economize_heap(2);
+    corten_sys::economize_heap(2, 1 << 20);
     let mut args = Args::parse();
     if args.version {
         println!("containerd github.com/containerd/containerd/v2 {VERSION} ");
