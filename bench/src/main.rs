@@ -7,6 +7,7 @@
 
 mod idle;
 mod memory;
+mod raw;
 mod start;
 mod store;
 

@@ -21,7 +21,7 @@ macro_rules! clients {
     ($($method:ident: $path:ident :: $module:ident :: $client:ident;)*) => {
         impl Client {
             $(#[allow(missing_docs)] pub fn $method(&self) -> api::$path::$module::$client<Service> {
-                api::$path::$module::$client::new(InterceptedService::new(self.channel.clone(), self.headers.clone()))
+                api::$path::$module::$client::new(self.service())
                     .max_decoding_message_size(MAX_MESSAGE)
                     .max_encoding_message_size(MAX_MESSAGE)
             })*
@@ -61,7 +61,9 @@ impl Client {
         });
         let channel = {
             let _guard = runtime.enter();
-            Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
+            // The windows of clients of the original grow too.
+            let endpoint = Endpoint::from_static("http://localhost").http2_adaptive_window(true);
+            endpoint.connect_with_connector_lazy(connector)
         };
         let namespace = namespace.map(|name| name.parse().unwrap());
         Self { runtime, channel, headers: Headers { namespace, lease: None } }
@@ -75,6 +77,12 @@ impl Client {
     pub fn leased(mut self, lease: &str) -> Self {
         self.headers.lease = Some(lease.parse().unwrap());
         self
+    }
+
+    /// The connection, for calls of one's own making.
+    #[must_use]
+    pub fn service(&self) -> Service {
+        InterceptedService::new(self.channel.clone(), self.headers.clone())
     }
 
     /// Waits for the answer of a call.
