@@ -23,7 +23,8 @@ use regex::Regex;
 const IMAGE: &str = "example.com/lab/box:1";
 
 /// Flags and commands that only ours has.
-const OURS_ALONE: [&str; 11] = [
+const OURS_ALONE: [&str; 12] = [
+    "--flame-graph value",
     "--format value",
     "--rlimit-nofile value",
     "--dump-config value",

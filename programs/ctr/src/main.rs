@@ -19,6 +19,7 @@ mod client;
 mod commands;
 mod container;
 mod described;
+mod flame;
 mod help;
 mod hints;
 mod json;

@@ -85,6 +85,15 @@ fn both_ctr_get_profiles_of_the_daemon() {
         assert!(has(&cpu, "nanoseconds"));
     }
     drop(busy);
+    let drawn = node.join("profile.svg");
+    let file = drawn.to_str().unwrap();
+    // Whether there is a sample within a second is chance: of the heap there always are some.
+    assert_eq!(pprof(&ours, &socket, &["heap", "--flame-graph", file]), b"");
+    let drawn = std::fs::read_to_string(drawn).unwrap();
+    assert!(
+        drawn.starts_with("<svg ") && drawn.contains("inuse_space: ") && drawn.ends_with("</svg>\n"),
+        "{drawn}"
+    );
     let text = get_unix(&socket, "/debug/pprof/heap?debug=1").text();
     assert!(text.starts_with("heap profile: "), "{text}");
     node.finish();

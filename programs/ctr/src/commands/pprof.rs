@@ -1,14 +1,17 @@
 //! `pprof`: profiles of the daemon, over its debug socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use corten_types::{Error, Result};
+use corten_types::{Error, Result, ResultExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::output;
+use crate::{flame, output};
+
+/// Bytes of a profile that is drawn, at most.
+const LARGEST: u64 = 64 << 20;
 
 /// Profiles of the daemon.
 #[derive(Debug, Args)]
@@ -32,7 +35,13 @@ pub enum Kind {
         debug: u32,
     },
     /// What memory is used for.
-    Heap(Detail),
+    Heap {
+        #[command(flatten)]
+        detail: Detail,
+        /// Draw the profile into this file, as an SVG, instead of writing it out.
+        #[arg(long)]
+        flame_graph: Option<PathBuf>,
+    },
     /// What processor time is used for.
     Profile {
         /// How long to look.
@@ -41,6 +50,9 @@ pub enum Kind {
         /// How much detail.
         #[arg(long, default_value = "0")]
         debug: u32,
+        /// Draw the profile into this file, as an SVG, instead of writing it out.
+        #[arg(long)]
+        flame_graph: Option<PathBuf>,
     },
     /// Who made threads.
     Threadcreate(Detail),
@@ -95,9 +107,14 @@ impl Pprof {
         if !status.starts_with("200") {
             return Err(Error::unknown(format!("http get failed with status: {status}")));
         }
-        output::bytes(&body);
+        let mut rest = body.as_slice().chain(stream);
+        if let Some(file) = self.command.flame_graph() {
+            let mut profile = Vec::new();
+            rest.take(LARGEST).read_to_end(&mut profile).await?;
+            return std::fs::write(file, flame::draw(&profile)?).with_context(|| file.display().to_string());
+        }
         loop {
-            let count = stream.read(&mut buffer).await?;
+            let count = rest.read(&mut buffer).await?;
             if count == 0 {
                 return Ok(());
             }
@@ -107,6 +124,13 @@ impl Pprof {
 }
 
 impl Kind {
+    fn flame_graph(&self) -> Option<&Path> {
+        match self {
+            Self::Heap { flame_graph, .. } | Self::Profile { flame_graph, .. } => flame_graph.as_deref(),
+            _ => None,
+        }
+    }
+
     fn path(&self) -> String {
         let timed = |name: &str, time: &Duration, debug: &u32| {
             format!("/debug/pprof/{name}?seconds={}&debug={debug}", time.as_secs())
@@ -115,8 +139,8 @@ impl Kind {
         match self {
             Self::Block(detail) => plain("block", &detail.debug),
             Self::Goroutines { debug } => plain("goroutine", debug),
-            Self::Heap(detail) => plain("heap", &detail.debug),
-            Self::Profile { seconds, debug } => timed("profile", seconds, debug),
+            Self::Heap { detail, .. } => plain("heap", &detail.debug),
+            Self::Profile { seconds, debug, .. } => timed("profile", seconds, debug),
             Self::Threadcreate(detail) => plain("threadcreate", &detail.debug),
             Self::Trace { seconds, debug } => timed("trace", seconds, debug),
         }
