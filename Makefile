@@ -25,8 +25,8 @@ setup: ## install what building needs (Debian packages, cargo)
 	@scripts/setup build
 
 .PHONY: build
-build: setup ## the three programs, optimised, in target/release
-	cargo build --release -p containerd -p ctr
+build: setup ## the programs, optimised, in target/release
+	cargo build --release -p containerd -p ctr -p corten-cni
 	$(SHIM_ENV) cargo build --profile shim -p containerd-shim-runc-v2 --target x86_64-unknown-linux-gnu --target-dir $(SHIM_TARGET)
 	install -m 0755 $(SHIM) $(RELEASE)/containerd-shim-runc-v2
 	ln -sf containerd-shim-runc-v2 $(RELEASE)/runc
@@ -79,7 +79,7 @@ docs: ## the documentation that is made from the definitions of the commands
 .PHONY: install
 install: build ## place programs, manual and completions under PREFIX (/usr/local)
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 $(RELEASE)/containerd $(RELEASE)/ctr $(RELEASE)/containerd-shim-runc-v2 $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 $(RELEASE)/containerd $(RELEASE)/ctr $(RELEASE)/containerd-shim-runc-v2 $(RELEASE)/corten-cni $(DESTDIR)$(PREFIX)/bin
 	$(RELEASE)/ctr manual --folder $(RELEASE)/manual
 	install -Dm 0644 $(RELEASE)/manual/ctr.8 $(DESTDIR)$(PREFIX)/share/man/man8/ctr.8
 	install -Dm 0644 $(RELEASE)/manual/ctr.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ctr

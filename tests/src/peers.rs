@@ -34,6 +34,11 @@ impl Peers {
         self.root.join("oci/usr/sbin")
     }
 
+    /// The folder of Debian's plugins of CNI.
+    pub fn cni(&self) -> PathBuf {
+        self.root.join("cni/usr/lib/cni")
+    }
+
     /// A static busybox.
     pub fn busybox(&self) -> PathBuf {
         self.root.join("tools/bin/busybox")

@@ -23,7 +23,7 @@ use regex::Regex;
 const IMAGE: &str = "example.com/lab/box:1";
 
 /// Flags and commands that only ours has.
-const OURS_ALONE: [&str; 12] = [
+const OURS_ALONE: [&str; 21] = [
     "--flame-graph value",
     "--format value",
     "--rlimit-nofile value",
@@ -36,6 +36,15 @@ const OURS_ALONE: [&str; 12] = [
     "check",
     "completion",
     "info, i",
+    "network, net",
+    "netns",
+    "link",
+    "--network value [ --network value ]",
+    "--publish value [ --publish value ]",
+    "--network-alias value [ --network-alias value ]",
+    "--ip value [ --ip value ]",
+    "--dns value [ --dns value ]",
+    "--dns-search value [ --dns-search value ]",
 ];
 
 /// A node and the `ctr` that talks to it.

@@ -5,6 +5,7 @@
 //! network namespace ends there and is never given back, see [`NetworkNamespace::run`]. Nothing here knows gRPC.
 
 mod addresses;
+pub mod builtin;
 mod cidr;
 pub mod cni;
 mod links;
@@ -12,6 +13,7 @@ mod namespace;
 mod neighbours;
 mod netlink;
 pub mod nft;
+pub mod plugins;
 mod routes;
 pub mod sysctl;
 

@@ -47,6 +47,14 @@ macro_rules! clients {
                 Ok(Self { namespace: self.namespace.clone(), channel: self.channel.clone(), headers, service })
             }
 
+            /// The same for another namespace.
+            pub fn of(&self, namespace: &str) -> Result<Self> {
+                let name = namespace.parse().map_err(|_| Error::invalid_argument("malformed namespace"))?;
+                let headers = Headers { namespace: Some(name), ..self.headers.clone() };
+                let service = InterceptedService::new(self.channel.clone(), headers.clone());
+                Ok(Self { namespace: namespace.to_owned(), channel: self.channel.clone(), headers, service })
+            }
+
             /// The connection, for services that are not the daemon's own.
             pub fn service(&self) -> Service {
                 self.service.clone()

@@ -55,7 +55,8 @@ impl Record {
         NetworkConfig::from_list(&bytes, None)
     }
 
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    /// Durable: it is there after a loss of power. If not, there is all of it, or nothing that can be read.
+    pub fn write(&self, folder: &Path, durable: bool) -> Result<()> {
         if !folder.is_dir() {
             corten_durable::create_folders(folder).with_context(|| format!("mkdir {}", folder.display()))?;
             let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
@@ -63,7 +64,9 @@ impl Record {
         }
         let path = path(folder, &self.network_name, &self.container_id, &self.if_name);
         let data = serde_json::to_vec(self).map_err(|error| Error::internal(error.to_string()))?;
-        corten_durable::write_file(&path, &data, 0o600).with_context(|| format!("write {}", path.display()))
+        let done =
+            if durable { corten_durable::write_file(&path, &data, 0o600) } else { replace(&path, &data) };
+        done.with_context(|| format!("write {}", path.display()))
     }
 
     /// Nothing when there is none, or it cannot be read.
@@ -97,6 +100,15 @@ impl Record {
         Ok(found)
     }
 
+    /// Removes the files of a folder that are no records: what a loss of power has left.
+    pub fn remove_unreadable(folder: &Path) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if Self::load(&entry.path()).is_none() {
+                std::fs::remove_file(entry.path()).ok();
+            }
+        }
+    }
+
     pub fn remove(folder: &Path, network: &str, container: &str, ifname: &str) -> Result<()> {
         let path = path(folder, network, container, ifname);
         match std::fs::remove_file(&path) {
@@ -106,6 +118,15 @@ impl Record {
             _ => Ok(()),
         }
     }
+}
+
+/// Only one writes the record of an attachment at a time.
+fn replace(path: &Path, data: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let new = path.with_file_name(format!(".{}", path.file_name().unwrap_or_default().to_string_lossy()));
+    let mut file = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    std::io::Write::write_all(&mut file, data)?;
+    std::fs::rename(&new, path)
 }
 
 fn path(folder: &Path, network: &str, container: &str, ifname: &str) -> PathBuf {

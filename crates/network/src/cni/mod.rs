@@ -13,6 +13,8 @@ mod result;
 mod version;
 mod watch;
 
+pub(crate) use cache::Record;
+pub(crate) use config::is_name;
 pub use config::{NetworkConfig, PluginConfig, find, load};
 pub use execute::{Builtin, Command, Failure, Invocation, Runner};
 pub use networks::{Attached, Interface, Networks, Options};

@@ -112,7 +112,7 @@ impl Networks {
     /// Loads them; a failure is kept and told by [`Networks::status`] until a [`Networks::reload`] that succeeds.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let cni = Cni { runner: options.runner.clone(), cache: options.cache_folder.clone() };
+        let cni = Cni { runner: options.runner.clone(), cache: options.cache_folder.clone(), durable: true };
         let loaded = Mutex::new(read(&options));
         Self { options, cni, loaded }
     }
@@ -120,7 +120,7 @@ impl Networks {
     /// Reads the folder again; networks that were known before are forgotten, whatever comes of it.
     ///
     /// # Errors
-    /// As [`load`].
+    /// As [`load`], told as `cni config load failed: …: failed to load cni config`.
     pub fn reload(&self) -> Result<()> {
         let read = read(&self.options);
         let answer = read.as_ref().map(drop).map_err(Clone::clone);
@@ -252,7 +252,10 @@ fn read(options: &Options) -> Result<Arc<Vec<Known>>> {
     if options.loopback {
         known.push((NetworkConfig::from_list(LOOPBACK.as_bytes(), None)?, "lo".to_owned()));
     }
-    let loaded = load(&options.config_folder, options.most)?;
+    let wrap = |failed: Error| {
+        Error::unknown(format!("cni config load failed: {}: failed to load cni config", failed.message()))
+    };
+    let loaded = load(&options.config_folder, options.most).map_err(wrap)?;
     known.extend(
         loaded.into_iter().enumerate().map(|(number, it)| (it, format!("{}{number}", options.prefix))),
     );

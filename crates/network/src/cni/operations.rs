@@ -56,6 +56,8 @@ pub struct Cni {
     pub runner: Runner,
     /// Where results are kept.
     pub cache: PathBuf,
+    /// Whether they have to be there after a loss of power: not where everything that is attached ends with it.
+    pub durable: bool,
 }
 
 impl Cni {
@@ -66,7 +68,7 @@ impl Cni {
     pub fn add(&self, network: &NetworkConfig, attachment: &Attachment<'_>) -> Result<NetworkResult> {
         attachment.validate()?;
         network.parsed_version()?;
-        Record::new(network, attachment, None).write(&self.cache)?;
+        Record::new(network, attachment, None).write(&self.cache, self.durable)?;
         let mut result: Option<Value> = None;
         for plugin in &network.plugins {
             let answer = self.call(Command::Add, network, plugin, attachment, result.take());
@@ -75,7 +77,7 @@ impl Cni {
         }
         let result = result.unwrap_or_default();
         Record::new(network, attachment, Some(result.clone()))
-            .write(&self.cache)
+            .write(&self.cache, self.durable)
             .with_context(|| format!("failed to set network {:?} cached result", network.name))?;
         NetworkResult::read(&result)
     }

@@ -18,6 +18,7 @@ pub(super) enum Meta {
 #[derive(Clone, Copy)]
 pub(super) enum Field {
     Source4,
+    Source6,
     Destination4,
     Destination6,
     DestinationPort,
@@ -40,6 +41,7 @@ pub(super) fn load(field: Field, register: u32) -> Attributes {
     const TRANSPORT: u32 = 2;
     let (base, offset, length) = match field {
         Field::Source4 => (NETWORK, 12, 4),
+        Field::Source6 => (NETWORK, 8, 16),
         Field::Destination4 => (NETWORK, 16, 4),
         Field::Destination6 => (NETWORK, 24, 16),
         Field::DestinationPort => (TRANSPORT, 2, 2),

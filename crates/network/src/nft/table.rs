@@ -70,11 +70,16 @@ const PORTS: [(&str, bool, bool); 4] = [
     ("ports6", false, false),
 ];
 
-const SETS: [Set; 8] = [
+/// Addresses of those who publish, twice: their packets to themselves, as the host leads them.
+const SELVES: [(&str, bool); 2] = [("selves4", true), ("selves6", false)];
+
+const SETS: [Set; 10] = [
     Set { name: NETWORKS, key: (LINK, 16), data: None },
     Set { name: SAME, key: (with(LINK, LINK), 32), data: None },
     Set { name: MASQUERADE, key: (LINK, 16), data: None },
     Set { name: INTERNAL, key: (LINK, 16), data: None },
+    Set { name: "selves4", key: (with(ADDRESS4, ADDRESS4), 8), data: None },
+    Set { name: "selves6", key: (with(ADDRESS6, ADDRESS6), 32), data: None },
     Set {
         name: "host_ports4",
         key: (with(with(ADDRESS4, PROTOCOL), PORT), 12),
@@ -156,16 +161,16 @@ impl Filter {
     pub fn publish(&mut self, owner: &str, ports: &[PublishedPort]) -> Result<()> {
         let mut all = Vec::new();
         for port in ports {
-            all.push((set_of(port), element(&key(port)?, Some(&data(port)), Some(owner))));
+            all.push((set_of(port), EXCLUSIVE, element(&key(port)?, Some(&data(port)), Some(owner))));
+            let address = address_bytes(port.target);
+            let set = if port.target.is_ipv4() { "selves4" } else { "selves6" };
+            all.push((set, 0, element(&[address.clone(), address].concat(), None, Some(owner))));
         }
         let done = self.with_table(|connection| {
             let mut batch = Batch::default();
-            for (set, element) in &all {
-                batch.add(
-                    kind::NEW_ELEMENTS,
-                    CREATE | EXCLUSIVE,
-                    elements(set, std::slice::from_ref(element)),
-                );
+            for (set, flags, element) in &all {
+                let elements = elements(set, std::slice::from_ref(element));
+                batch.add(kind::NEW_ELEMENTS, CREATE | flags, elements);
             }
             if batch.is_empty() { Ok(()) } else { connection.commit(&batch) }
         });
@@ -200,13 +205,13 @@ impl Filter {
     pub fn withdraw(&mut self, gone: impl Fn(&str) -> bool) -> Result<usize> {
         let mut batch = Batch::default();
         let mut count = 0;
-        for (set, ..) in PORTS {
+        let ports = PORTS.map(|(set, ..)| (set, 1));
+        for (set, counts) in ports.into_iter().chain(SELVES.map(|(set, _)| (set, 0))) {
             for element in self.elements_of(set)? {
                 let read = read_element(&element);
-                let Some((key, _, owner)) = read.filter(|(.., owner)| gone(owner)) else { continue };
+                let Some((key, ..)) = read.filter(|(.., owner)| gone(owner)) else { continue };
                 batch.add(kind::DELETE_ELEMENTS, 0, elements(set, &[self::element(key, None, None)]));
-                drop(owner);
-                count += 1;
+                count += counts;
             }
         }
         if !batch.is_empty() {
@@ -302,10 +307,10 @@ fn element(key: &[u8], data: Option<&[u8]>, owner: Option<&str>) -> Attributes {
     element
 }
 
-/// Key, value and owner.
+/// Key, value if there is one, and owner.
 fn read_element(element: &[u8]) -> Option<(&[u8], &[u8], String)> {
     let key = attribute(attribute(element, 1)?, 1)?;
-    let data = attribute(attribute(element, 2)?, 1)?;
+    let data = attribute(element, 2).and_then(|data| attribute(data, 1)).unwrap_or_default();
     let comment = attribute(element, 6).and_then(|text| text.get(2..)).unwrap_or_default();
     Some((key, data, String::from_utf8_lossy(comment).trim_end_matches('\0').to_owned()))
 }
@@ -405,6 +410,7 @@ fn table() -> Batch {
         base("output", "nat", 3, -100),
         base("postrouting", "nat", 4, 100),
         base("forward", "filter", 2, 0),
+        base("guard", "filter", 0, -300),
         Attributes::default().text(1, TABLE).text(3, "publish"),
     ] {
         batch.add(kind::NEW_CHAIN, CREATE, chain);
@@ -433,6 +439,18 @@ fn rules() -> Vec<(&'static str, Vec<Attributes>)> {
     let from = |set: &str| [x::meta(Meta::InName, R0), x::is_in(set, R0)];
     let to = |set: &str| [x::meta(Meta::OutName, R0), x::is_in(set, R0)];
     let mut rules = Vec::new();
+    // iifname != "lo" ip daddr 127.0.0.0/8 drop: packets from there may leave by bridges, none come in
+    let stranger = [
+        x::meta(Meta::InName, R0),
+        x::unequal(R0, &link_key("lo")),
+        x::meta(Meta::Family, R0),
+        x::equal(R0, &[IPV4]),
+        x::load(Field::Destination4, R0),
+        x::mask(R0, &[255, 0, 0, 0]),
+        x::equal(R0, &[127, 0, 0, 0]),
+        x::verdict(x::DROP),
+    ];
+    rules.push(("guard", stranger.to_vec()));
     // fib daddr type local jump publish
     for chain in ["prerouting", "output"] {
         let local = [x::kind_of_destination(R0), x::equal(R0, &LOCAL.to_ne_bytes()), x::jump("publish")];
@@ -441,7 +459,20 @@ fn rules() -> Vec<(&'static str, Vec<Attributes>)> {
     for (map, v4, by_host) in PORTS {
         rules.push(("publish", lead(map, v4, by_host)));
     }
-    // iifname . oifname @same ct status dnat masquerade: who publishes reaches it by the host, too
+    // ip saddr . ip daddr @selves4 masquerade: who publishes reaches itself by the host
+    for (set, v4) in SELVES {
+        let (family, source, destination, width) = match v4 {
+            true => (IPV4, Field::Source4, Field::Destination4, 1),
+            false => (IPV6, Field::Source6, Field::Destination6, 4),
+        };
+        let pair =
+            [x::load(source, R0), x::load(destination, R0 + width), x::is_in(set, R0), x::masquerade()];
+        rules.push((
+            "postrouting",
+            [&[x::meta(Meta::Family, R0), x::equal(R0, &[family])][..], &pair].concat(),
+        ));
+    }
+    // iifname . oifname @same ct status dnat masquerade: so do its neighbours, where bridges are not filtered
     rules.push(("postrouting", [&same()[..], &redirected(), &[x::masquerade()]].concat()));
     // ip saddr 127.0.0.0/8 oifname @networks masquerade: the host itself does by its loopback
     let loopback = [

@@ -19,7 +19,7 @@ fn capabilities(value: Value) -> Map<String, Value> {
 /// A client of the plugins in a folder, with its records beside them.
 fn client(plugins: &Path, records: &Path) -> Cni {
     let runner = Runner { timeout: Duration::from_secs(60), ..Runner::new(vec![plugins.to_owned()]) };
-    Cni { runner, cache: records.join("results") }
+    Cni { runner, cache: records.join("results"), durable: true }
 }
 
 fn network(value: &Value) -> NetworkConfig {

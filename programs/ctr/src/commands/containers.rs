@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Daemon, error};
 use crate::commands::{Listing, checkpoints};
-use crate::container::{ContainerFlags, labels};
+use crate::container::{ContainerFlags, labels, network};
 use crate::json::{Document, object, print};
 use crate::output::{self, Table};
 
@@ -156,6 +156,7 @@ pub async fn remove(daemon: &Daemon, container: &api::Container, keep_snapshot: 
     let record = service.delete(api::DeleteContainerRequest { id: container.id.clone() });
     let (snapshot, record) = tokio::join!(snapshot, record);
     record.map_err(error)?;
+    network::forget(&daemon.namespace, &container.id);
     snapshot
 }
 

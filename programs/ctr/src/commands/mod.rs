@@ -20,9 +20,12 @@ mod info;
 mod inspect;
 mod install;
 mod leases;
+mod link;
 mod manual;
 mod metrics;
 mod namespaces;
+mod netns;
+mod network;
 mod oci;
 mod plugins;
 mod pprof;
@@ -133,6 +136,14 @@ pub enum Command {
     Stop(stop::Stop),
     /// Remove containers that have ended, and images that none uses.
     Prune(prune::Prune),
+    /// Networks of this machine: made, listed, attached to.
+    #[command(visible_alias = "net", subcommand)]
+    Network(network::Networks),
+    /// Network namespaces, pinned to files.
+    #[command(subcommand)]
+    Netns(netns::Namespaces),
+    /// Interfaces: made, changed, listed, deleted.
+    Link(link::Links),
     /// Whether this machine has what containers need.
     Check(check::Check),
     /// Completion of commands for a shell.
@@ -150,6 +161,9 @@ impl Command {
             Self::Oci(oci) => oci.run(&client.namespace)?,
             Self::Pprof(pprof) => pprof.run().await?,
             Self::Shim(shim) => return shim.run(&client).await,
+            Self::Network(network) => network.run(&client).await?,
+            Self::Netns(netns) => return netns.run(),
+            Self::Link(link) => link.run()?,
             Self::Check(check) => return check.run(&client).await,
             Self::Completion(completion) => completion.run(),
             Self::Manual(manual) => manual.run()?,

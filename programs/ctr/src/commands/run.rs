@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use corten_api::services::containers as records;
 use corten_api::services::tasks as api;
+use corten_network::cni::Networks;
 use corten_types::{Error, Result};
 
 use crate::client::{Daemon, error};
 use crate::commands::{containers, tasks};
-use crate::container::{ContainerFlags, Created, RunFlags};
+use crate::container::{ContainerFlags, Created, RunFlags, network};
 use crate::stdio::Streams;
 
 /// Run a container.
@@ -66,7 +67,24 @@ impl Run {
         containers::remove(daemon, &container, false).await
     }
 
+    /// Runs it, joined to CNI's network if asked to. In the foreground it is removed from it at the end, whatever
+    /// happened; in the background `tasks kill` does that (spec 06 §4).
     async fn task(&self, daemon: &Daemon, created: &Created) -> Result<i32> {
+        if !self.limits.cni {
+            return self.follow(daemon, created, None).await;
+        }
+        let networks = network::cni()?;
+        let full = network::full_id(&daemon.namespace, &created.id);
+        let done = self.follow(daemon, created, Some(&networks)).await;
+        if (!self.detach || done.is_err())
+            && let Err(failed) = network::cni_detach(&networks, &full)
+        {
+            crate::log::error("network review", &failed);
+        }
+        done
+    }
+
+    async fn follow(&self, daemon: &Daemon, created: &Created, networks: Option<&Networks>) -> Result<i32> {
         let tty = self.container.tty;
         let streams = match &self.log_uri {
             Some(uri) => Streams::logged(uri),
@@ -86,6 +104,15 @@ impl Run {
         let pid = daemon.tasks().create(request).await.map_err(error)?.into_inner().pid;
         if let Some(file) = &self.container.pid_file {
             tasks::write_pid(file, pid)?;
+        }
+        if let Some(networks) = networks {
+            let full = network::full_id(&daemon.namespace, &created.id);
+            if let Err(failed) = network::cni_attach(networks, &full, pid) {
+                tasks::end(daemon, &created.id, 9, true).await.ok();
+                let request = api::DeleteTaskRequest { container_id: created.id.clone() };
+                daemon.tasks().delete(request).await.ok();
+                return Err(failed);
+            }
         }
         if self.detach {
             return tasks::start(daemon, &created.id, "").await.map(|()| {

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::client::{Daemon, error};
 use crate::commands::{Shown, checkpoints, containers, metrics};
+use crate::container::network;
 use crate::output::{Ends, Table};
 use crate::stdio::{Paths, RawTerminal, Streams, resize};
 
@@ -352,6 +353,10 @@ impl Kill {
             Some(signal) => signal,
             None => stop_signal(&container),
         };
+        if network::has_cni(&container) {
+            let networks = network::cni()?;
+            network::cni_detach(&networks, &network::full_id(&daemon.namespace, &self.id))?;
+        }
         let Self { exec_id, all, id, .. } = self;
         let request = api::KillRequest { container_id: id, exec_id, signal, all };
         daemon.tasks().kill(request).await.map_err(running).map(drop)

@@ -6,6 +6,8 @@ use clap::Args;
 use corten_api::runtimeoptions;
 use corten_types::{Any, Error, Result};
 
+use super::network::NetworkFlags;
+
 /// The runtime that containers have unless another one is named.
 pub const RUNC: &str = "io.containerd.runc.v2";
 
@@ -104,6 +106,8 @@ pub struct RunFlags {
     /// Most open files, soft[:hard].
     #[arg(long, default_value = "")]
     pub rlimit_nofile: String,
+    #[command(flatten)]
+    pub networks: NetworkFlags,
 }
 
 /// Flags of every container.

@@ -5,6 +5,7 @@ mod cdi;
 mod devices;
 pub mod flags;
 pub mod image;
+pub mod network;
 mod spec;
 
 use corten_api::keys;
@@ -20,9 +21,6 @@ use crate::rootfs;
 pub use flags::{ContainerFlags, RunFlags, RuntimeFlags};
 use image::Image;
 pub use image::{manifest, read_blob};
-
-/// Extension of containers that are joined to CNI's network.
-const CNI: &str = "ctr.cni-containerd.metadata";
 
 /// `K=V`; a bare key is true.
 pub fn labels(list: &[String]) -> Labels {
@@ -76,9 +74,6 @@ impl ContainerFlags {
         if let Some(file) = &self.config {
             return self.specified(daemon, id, file).await;
         }
-        if run.is_some_and(|run| run.cni) {
-            return Err(without_networks());
-        }
         let platform = match run.map_or("", |run| &run.platform) {
             "" => Platform::host(),
             named => named.parse()?,
@@ -93,17 +88,34 @@ impl ContainerFlags {
                 let mount = Mount { r#type: "bind".into(), source, ..Mount::default() };
                 set_user(&mut spec, &rootfs::user(&[mount], &self.user)?);
             }
+            self.join_networks(daemon, id, &mut spec, run).await?;
             dump(&spec, run)?;
             let plan = Plan { id, image: "", snapshotter: String::new(), labels: labels(&self.label), spec };
-            return self.record(daemon, &plan, run).await;
+            let made = self.record(daemon, &plan, run).await;
+            return made.inspect_err(|_| network::give_up(daemon, id, run));
         }
         let (image, snapshotter) =
             tokio::join!(image::find(daemon, source, &platform), snapshotter(daemon, &self.snapshotter));
         let (image, snapshotter) = (image?, snapshotter?);
         spec.apply_image(&image.config, args);
         self.finish(&mut spec, args, run)?;
+        self.join_networks(daemon, id, &mut spec, run).await?;
         let plan = Plan { id, image: source, snapshotter, labels: self.all_labels(&image), spec };
-        self.with_snapshot(daemon, plan, &image, run).await
+        let made = self.with_snapshot(daemon, plan, &image, run).await;
+        made.inspect_err(|_| network::give_up(daemon, id, run))
+    }
+
+    async fn join_networks(
+        &self,
+        daemon: &Daemon,
+        id: &str,
+        spec: &mut Spec,
+        run: Option<&RunFlags>,
+    ) -> Result<()> {
+        match run {
+            Some(run) => run.networks.apply(daemon, id, spec).await,
+            None => Ok(()),
+        }
     }
 
     async fn specified(&self, daemon: &Daemon, id: &str, file: &std::path::Path) -> Result<Created> {
@@ -223,6 +235,7 @@ impl ContainerFlags {
             snapshotter: plan.snapshotter.clone(),
             snapshot_key,
             sandbox: self.sandbox.clone(),
+            extensions: run.filter(|run| run.cni).map(|_| network::cni_extension()).into_iter().collect(),
             ..Default::default()
         };
         let request = containers::CreateContainerRequest { container: Some(container) };
@@ -264,18 +277,6 @@ fn dump(spec: &Spec, run: Option<&RunFlags>) -> Result<()> {
     let Some(file) = run.and_then(|run| run.dump_config.as_ref()) else { return Ok(()) };
     let text = crate::json::Document::spec(spec.value().clone()).text(4);
     std::fs::write(file, text + "\n").with_context(|| file.display().to_string())
-}
-
-/// Why a container cannot be joined to CNI's network.
-fn without_networks() -> Error {
-    const FOLDER: &str = "/etc/cni/net.d";
-    let is_config = |name: &str| [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end));
-    let mut entries = std::fs::read_dir(FOLDER).into_iter().flatten().flatten();
-    match entries.any(|entry| entry.file_name().to_str().is_some_and(is_config)) {
-        true => Error::unknown(format!("{CNI}: networks of CNI are not supported yet")),
-        false => Error::unknown(format!("no network config found in {FOLDER}: cni plugin not initialized")),
-    }
-    .with_hint("--net-host shares the host's network")
 }
 
 fn set_user(spec: &mut Spec, user: &rootfs::User) {
