@@ -362,6 +362,7 @@ impl Inner {
                 }
                 if !launch.sandboxed {
                     let _ = shim.shutdown(self.config.timeouts.shutdown).await;
+                    delete::remove_stale(delete::own_socket(&self.config, &shim.endpoint, bundle)).await;
                 }
                 shim.client.close();
             }

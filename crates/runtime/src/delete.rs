@@ -1,7 +1,7 @@
 //! The end of a task: deleted by a client, discarded because its creator has gone, or buried
 //! because its shim died (spec 02 §8).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use crate::{binary, table};
 const FORSAKEN: Duration = Duration::from_secs(60);
 /// How long an event may be on its way after its sender has ended.
 const IN_FLIGHT: Duration = Duration::from_millis(200);
+/// How often a dead shim's binary is asked to clean up.
+const CLEANUPS: usize = 2;
 const SIGKILL: u32 = 9;
 
 impl Tasks {
@@ -66,10 +68,12 @@ impl Inner {
         if !self.table.leave(task) {
             return Err(not_found(&task.key.id));
         }
+        let socket = own_socket(&self.config, &task.shim.endpoint, &task.bundle);
         let shutdown = async {
             if !task.sandboxed {
                 let _ = task.shim.shutdown(self.config.timeouts.shutdown).await;
                 self.complete_events(task, exit).await;
+                remove_stale(socket).await;
             }
             task.shim.client.close();
         };
@@ -150,7 +154,15 @@ impl Inner {
     /// Runs the `delete` of a dead shim's binary: how its task ended.
     pub async fn clean_up(&self, bundle: &Bundle, binary: Option<&Path>, pid: u32) -> Exit {
         let Some(binary) = binary else { return Exit::lost(pid) };
-        match binary::delete(&self.config, binary, bundle).await {
+        let mut deleted = binary::delete(&self.config, binary, bundle).await;
+        // What ended the shim may have ended this, too.
+        for _ in 1..CLEANUPS {
+            if deleted.is_ok() {
+                break;
+            }
+            deleted = binary::delete(&self.config, binary, bundle).await;
+        }
+        match deleted {
             Ok(response) => {
                 let exit = Exit::from(response);
                 let at = exit.at.or_else(|| Some(corten_types::timestamp::now()));
@@ -221,14 +233,28 @@ pub(crate) async fn dismiss(config: &Config, endpoint: &Endpoint, bundle: &Bundl
     shim.client.close();
 }
 
-/// Removes the socket that a dead shim left. Only the shim's own container could start another
-/// there, and its name is still taken; a group's socket is left for whoever comes next.
+/// Removes the socket that a dead shim left.
 fn remove_socket(config: &Config, endpoint: &Endpoint, bundle: &Bundle) {
-    if let Some(path) = endpoint.address.strip_prefix("unix://").map(Path::new)
-        && path.parent() == Some(&config.socket_dir)
-        && bundle.group().is_none_or(|group| group == bundle.id)
-    {
+    if let Some(path) = own_socket(config, endpoint, bundle) {
         let _ = std::fs::remove_file(path);
+    }
+}
+
+/// The socket of a shim, if only its own container could start another there, whose name is still taken; a group's
+/// socket is left for whoever comes next.
+pub(crate) fn own_socket(config: &Config, endpoint: &Endpoint, bundle: &Bundle) -> Option<PathBuf> {
+    let path = endpoint.address.strip_prefix("unix://").map(Path::new)?;
+    let own =
+        path.parent() == Some(&config.socket_dir) && bundle.group().is_none_or(|group| group == bundle.id);
+    own.then(|| path.to_owned())
+}
+
+/// Removes what [`own_socket`] names, if a shim that was told to end has been killed before it did so itself.
+pub(crate) async fn remove_stale(socket: Option<PathBuf>) {
+    let Some(socket) = socket.filter(|socket| socket.exists()) else { return };
+    let reached = tokio::net::UnixStream::connect(&socket).await;
+    if reached.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+        let _ = std::fs::remove_file(socket);
     }
 }
 

@@ -98,6 +98,7 @@ impl Inner {
                 tracing::info!(namespace = %key.namespace, id = key.id, "cleaning leaked shim process");
                 if bundle.sandbox().is_none() {
                     let _ = shim.shutdown(self.config.timeouts.shutdown).await;
+                    delete::remove_stale(delete::own_socket(&self.config, &shim.endpoint, &bundle)).await;
                 }
                 shim.client.close();
                 return self.remove_restored(&key, &bundle).await;

@@ -14,6 +14,8 @@ use crate::Flags;
 use crate::runtime::Runtime;
 
 const KILLED: u32 = 137;
+/// How often the runtime is asked to remove a container.
+const TRIES: usize = 3;
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
 /// Removes everything of a container whose server is gone. Works whatever is there or not.
@@ -35,7 +37,15 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
             }
         });
         let _starting = reaper.starting();
-        runtime.delete(&reaper, true).await
+        let mut deleted = runtime.delete(&reaper, true).await;
+        // What ends a server may end its runtime too.
+        for _ in 1..TRIES {
+            if deleted.is_ok() {
+                break;
+            }
+            deleted = runtime.delete(&reaper, true).await;
+        }
+        deleted
     });
     if let Err(error) = deleted {
         eprintln!("failed to remove the container from its runtime: {error}");

@@ -37,7 +37,7 @@ fn a_terminal_in_the_foreground_is_one() {
         script.current_dir(lab.scratch.path());
         script.args(["-qec", &format!("stty rows 33 cols 77; {}", line.join(" ")), "/dev/null"]);
         let ended = command::run(script);
-        (ended.code, ended.stdout)
+        (ended.code, without_echo(&ended.stdout))
     };
     let (ours, theirs) = (in_terminal(Lab::ours()), in_terminal(Lab::runc()));
     assert_eq!(ours, theirs);
@@ -49,6 +49,11 @@ fn a_terminal_in_the_foreground_is_one() {
     };
     refused(Lab::ours());
     refused(Lab::runc());
+}
+
+/// The end of its own input is typed by script(1), and shown when that comes early.
+fn without_echo(text: &str) -> String {
+    text.replace("^@", "").replace("^D\u{8}\u{8}", "").replace('\0', "")
 }
 
 #[test]
@@ -65,7 +70,7 @@ fn a_process_that_is_added_has_a_terminal_in_the_foreground() {
     let mut script = Command::new("script");
     script.args(["-qec", &line.join(" "), "/dev/null"]);
     let ended = command::run(script);
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(6), "/dev/pts/0\r\n"));
+    assert_eq!((ended.code, without_echo(&ended.stdout)), (Some(6), "/dev/pts/0\r\n".to_owned()));
 }
 
 /// Takes over what a runtime hands to the listener of a profile, and answers the next call.
@@ -191,4 +196,27 @@ fn features_are_told_in_the_specifications_form() {
     for option in names(&theirs["mountOptions"]).iter().filter(|one| !own.contains(&one.as_str())) {
         assert!(options.contains(option), "{option}");
     }
+}
+
+#[test]
+fn figures_and_memory_that_runs_out_are_told_while_a_container_runs() {
+    let lab = Lab::ours();
+    let id = lab.id();
+    let limits = json!({"linux": {"resources": {"memory": {"limit": 16 << 20}, "pids": {"limit": 50}}}});
+    lab.configure(&limits, "while test ! -e /go; do sleep 0.1; done; tail /dev/zero; sleep 0.5");
+    let null = std::process::Stdio::null;
+    let mut run = lab.command(&["run", "--detach", &id]);
+    assert!(run.stdin(null()).stdout(null()).stderr(null()).status().unwrap().success());
+    let once: Value = serde_json::from_str(&lab.call(&["events", "--stats", &id]).ok()).unwrap();
+    assert_eq!((&once["type"], &once["id"]), (&json!("stats"), &json!(id)));
+    assert_eq!(once["data"]["memory"]["usage"]["limit"], 16 << 20);
+    assert_eq!(once["data"]["pids"]["limit"], 50);
+    assert!(once["data"]["cpu"]["usage"]["total"].as_u64().unwrap() > 0);
+    let events = corten_tests::Running::start(lab.command(&["events", "--interval", "50ms", &id]), None);
+    let first = events.next_output(std::time::Duration::from_secs(30)).unwrap();
+    assert!(first.contains("\"stats\""), "{first}");
+    std::fs::write(lab.scratch.join("rootfs/go"), "").unwrap();
+    // It ends with the container.
+    let told = events.finish().ok();
+    assert!(told.lines().any(|line| line.contains("\"oom\"")), "{told}");
 }

@@ -254,7 +254,7 @@ async fn specifications_of_nonsense_are_refused_and_leave_nothing() {
 #[tokio::test]
 async fn thousands_of_processes_are_added_at_once() {
     const CONNECTIONS: usize = 4;
-    const EACH: usize = 500;
+    const EACH: usize = 300;
     let lab = Lab::ours();
     let shim = lab.created("c", "sleep 1000", &json!({})).await;
     shim.start("c", "").await.unwrap();

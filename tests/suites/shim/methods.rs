@@ -211,6 +211,53 @@ async fn every_method_in_every_state_answers_as_debians_shim() {
     assert_eq!(ours, theirs);
 }
 
+/// Which figures there are, and those that do not change.
+fn shape(figures: &Any) -> Vec<String> {
+    let mut seen = vec![figures.type_url.clone()];
+    let mut note = |name: &str, value: String| seen.push(format!("{name} {value}"));
+    if let Ok(one) = corten_api::unpack::<corten_api::cgroups_v2::Metrics>(figures) {
+        note("pids", format!("{:?}", one.pids.map(|pids| pids.limit)));
+        note("cpu", one.cpu.is_some_and(|cpu| cpu.usage_usec > 0).to_string());
+        note(
+            "memory",
+            format!("{:?}", one.memory.map(|it| (it.usage > 0, it.usage_limit, it.anon > 0, it.pgfault > 0))),
+        );
+        note("events", one.memory_events.is_some().to_string());
+        note("pages", one.hugetlb.iter().map(|pages| pages.pagesize.clone()).collect::<Vec<_>>().join(","));
+        return seen;
+    }
+    let one = corten_api::unpack::<corten_api::cgroups_v1::Metrics>(figures).unwrap();
+    note("pids", format!("{:?}", one.pids.map(|pids| pids.limit)));
+    let cpu = one.cpu.unwrap();
+    let usage = cpu.usage.unwrap();
+    note("cpu", format!("{} {} {}", usage.total > 0, usage.per_cpu.len(), cpu.throttling.is_some()));
+    let memory = one.memory.unwrap();
+    let limits = [memory.usage, memory.swap, memory.kernel_tcp].map(|it| it.map(|it| it.limit));
+    note("memory", format!("{limits:?} {} {}", memory.total_rss > 0, memory.hierarchical_memory_limit));
+    note("out of memory", format!("{:?}", one.memory_oom_control));
+    note("blocks", one.blkio.is_some().to_string());
+    note("pages", one.hugetlb.iter().map(|pages| pages.pagesize.clone()).collect::<Vec<_>>().join(","));
+    seen
+}
+
+#[tokio::test]
+async fn figures_are_those_of_debians_shim() {
+    let figures = async |lab: Lab| {
+        let limits = json!({"linux": {"resources": {"memory": {"limit": 64 << 20}, "pids": {"limit": 77}, "cpu": {"shares": 512}}}});
+        let shim = lab.created("c", "sleep 1000", &limits).await;
+        shim.start("c", "").await.unwrap();
+        shim.exec("c", "e", "true", QUIET, false).await.unwrap();
+        shim.start("c", "e").await.unwrap();
+        shim.wait("c", "e").await.unwrap();
+        let shape = shape(&stats(&shim, "c").await.unwrap());
+        shim.remove("c").await;
+        shim.shut_down().await;
+        lab.finish();
+        shape
+    };
+    assert_eq!(figures(Lab::ours()).await, figures(Lab::debians()).await);
+}
+
 #[tokio::test]
 async fn the_older_name_of_the_service_answers_the_same() {
     assert_eq!(life(Lab::ours(), V2).await, life(Lab::ours(), V3).await);

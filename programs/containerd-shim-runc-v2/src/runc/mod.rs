@@ -3,6 +3,7 @@
 
 mod arguments;
 mod checkpoint;
+mod events;
 mod process;
 mod show;
 mod terminal;
@@ -27,7 +28,7 @@ COMMANDS:
    checkpoint write a running container down, by CRIU
    create   create a container
    delete   delete any resources held by the container
-   events   display container statistics (--stats)
+   events   display container statistics and out-of-memory events
    exec     execute new process inside the container
    features show the enabled features
    kill     send the specified signal (default: SIGTERM) to the container's init process
@@ -106,7 +107,7 @@ fn run(words: Vec<String>, global: &mut Global) -> Result<i32> {
         "state" => show::state(global, words),
         "list" => show::list(global, words),
         "ps" => show::ps(global, words),
-        "events" => show::events(global, words),
+        "events" => events::events(global, words),
         "spec" => show::spec(words),
         "features" => show::features(),
         "kill" => kill(global, words),

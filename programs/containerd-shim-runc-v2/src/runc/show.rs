@@ -104,44 +104,6 @@ pub fn ps(global: &Global, words: Vec<String>) -> Result<i32> {
     Ok(0)
 }
 
-pub fn events(global: &Global, words: Vec<String>) -> Result<i32> {
-    let mut arguments = Arguments::parse("events", words, &["interval"], &["stats"], 1..=1)?;
-    let id = arguments.take();
-    if !arguments.has("stats") {
-        return Err("only --stats is supported by the embedded runtime".into());
-    }
-    let cgroups = embedded::cgroups(&global.existing(&id)?)?;
-    let read = |controller: &str, v1: &str, v2: &str| -> u64 {
-        let path = match cgroups.controller(controller) {
-            Some(folder) => Some(folder.join(v1)),
-            None => cgroups.unified().map(|folder| folder.join(v2)),
-        };
-        let text = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-        text.trim().parse().unwrap_or(0)
-    };
-    let total = match cgroups.controller("cpuacct") {
-        Some(_) => read("cpuacct", "cpuacct.usage", ""),
-        None => {
-            let stat = cgroups.unified().and_then(|it| std::fs::read_to_string(it.join("cpu.stat")).ok());
-            let stat = stat.unwrap_or_default();
-            let usage = stat.lines().find_map(|line| line.strip_prefix("usage_usec "));
-            usage.and_then(|usage| usage.parse::<u64>().ok()).unwrap_or(0) * 1000
-        }
-    };
-    let data = json!({
-        "cpu": {"usage": {"total": total}},
-        "memory": {"usage": {
-            "usage": read("memory", "memory.usage_in_bytes", "memory.current"),
-            "limit": read("memory", "memory.limit_in_bytes", "memory.max"),
-            "max": read("memory", "memory.max_usage_in_bytes", "memory.peak"),
-            "failcnt": read("memory", "memory.failcnt", ""),
-        }},
-        "pids": {"current": read("pids", "pids.current", "pids.current"), "limit": read("pids", "pids.max", "pids.max")},
-    });
-    println!("{}", json!({"type": "stats", "id": id, "data": data}));
-    Ok(0)
-}
-
 /// Writes a specification to begin with.
 pub fn spec(words: Vec<String>) -> Result<i32> {
     let arguments = Arguments::parse("spec", words, &["bundle", "b"], &["rootless"], 0..=0)?;

@@ -176,7 +176,12 @@ pub fn kill(target: &Target, signal: i32, all: bool) -> Result<(), Failure> {
 /// # Errors
 /// What failed; that there is nothing is `container does not exist`.
 pub fn delete(target: &Target, force: bool) -> Result<(), Failure> {
-    let state = State::load(target)?;
+    let state = State::load(target).inspect_err(|_| {
+        if force {
+            // One that was ended before it had written anything down.
+            std::fs::remove_dir_all(target.state()).ok();
+        }
+    })?;
     if !force && !matches!(state.status(target), Status::Stopped | Status::Created) {
         return Err(format!("cannot delete container {} that is not stopped: running", target.id));
     }
