@@ -98,7 +98,10 @@ impl NetworkConfig {
             plugins.extend(beside(&folder.join(&name))?);
         }
         if plugins.is_empty() {
-            return Err(bad("no plugins in list"));
+            return Err(match value.get("plugins") {
+                Some(_) => bad("no plugins in list"),
+                None => Error::unknown("no plugin configs found"),
+            });
         }
         Ok(Self {
             version: version(&value)?,
@@ -139,13 +142,6 @@ impl NetworkConfig {
         let failed =
             |failed: Error| invalid(format!("failed to load CNI config file {shown}: {}", failed.message()));
         let data = data.map_err(failed)?;
-        let untyped = |data: &[u8]| {
-            let value: Option<Value> = serde_json::from_slice(data).ok();
-            value.is_some_and(|value| value.get("type").is_none_or(|kind| kind == "") && value.is_object())
-        };
-        if untyped(&data) {
-            return Err(invalid(format!("network type not found in {shown}")));
-        }
         Self::from_plugin(&data).map_err(failed)
     }
 
@@ -364,7 +360,7 @@ mod tests {
         assert_eq!(load(1).unwrap()[0].plugins.len(), 2);
         std::fs::write(path("30-c.json"), r#"{"name":"c"}"#).unwrap();
         let failed = load(0).unwrap_err();
-        assert!(failed.message().contains("network type not found in "), "{failed}");
+        assert!(failed.message().ends_with("configuration: missing 'type': invalid cni config"), "{failed}");
         assert_eq!(names(2).len(), 2, "what is not selected does no harm");
         assert_eq!(find(folder.path(), "b").unwrap().name, "b");
         let missing = find(folder.path(), "z").unwrap_err();
