@@ -8,7 +8,7 @@ RELEASE := target/release
 SHIM_TARGET := target/shim
 PREFIX ?= /usr/local
 
-# How long a fuzz target runs
+# How long a fuzz target, or the soak, runs
 SECONDS ?= 60
 
 # The supervisor is linked statically and without relocations: it starts faster and shares more.
@@ -45,6 +45,13 @@ test: ## everything that can be tested here; ONLY=pattern for some of it
 	cargo build --workspace --bins --tests
 	PEERS=$(PEERS) cargo nextest run --workspace --no-fail-fast $(if $(ONLY),-E 'test($(ONLY))')
 	$(if $(ONLY),,@scripts/fuzz $(SECONDS))
+
+.PHONY: soak
+soak: ## containers at random while everything is killed at random, for SECONDS=60: nothing may remain
+	@scripts/setup test
+	@scripts/peers $(PEERS)
+	cargo build -p containerd -p ctr -p containerd-shim-runc-v2
+	PEERS=$(PEERS) SOAK_SECONDS=$(SECONDS) cargo test -p corten-tests --test soak -- --ignored --nocapture
 
 .PHONY: test-differential
 test-differential: ## the tables of requests and answers, on our daemon and on Debian's containerd 2.1

@@ -85,7 +85,7 @@ impl Session {
         };
         for name in names.split(' ') {
             let (_, call) = self.open.get_mut(name).unwrap();
-            while let Err(_) = tokio::time::timeout(Duration::from_millis(50), call.next()).await {
+            while tokio::time::timeout(Duration::from_millis(50), call.next()).await.is_err() {
                 publish("again").await;
             }
         }
