@@ -22,6 +22,7 @@ pub mod remote;
 pub mod scratch;
 pub mod scripted;
 pub mod snapshotter;
+pub mod token_server;
 pub mod tree;
 
 pub use archive::Entry;
@@ -32,9 +33,10 @@ pub use dynamic::{Call, Caller};
 pub use image::{Blob, Image, ImageBuilder, Layer};
 pub use node::{Node, NodeBuilder};
 pub use peers::Peers;
-pub use registry::Registry;
+pub use registry::{Guard, Registry};
 pub use scratch::Scratch;
 pub use scripted::{Fault, ScriptedRegistry};
+pub use token_server::TokenServer;
 
 use std::time::{Duration, Instant};
 

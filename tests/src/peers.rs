@@ -49,6 +49,11 @@ impl Peers {
         self.root.join("tools/usr/bin/docker-registry")
     }
 
+    /// Debian's skopeo.
+    pub fn skopeo(&self) -> PathBuf {
+        self.root.join("tools/usr/bin/skopeo")
+    }
+
     /// Debian's umoci.
     pub fn umoci(&self) -> PathBuf {
         self.root.join("tools/usr/bin/umoci")

@@ -105,6 +105,72 @@ fn layers_of_all_compressions_make_the_same_container() {
     node.finish();
 }
 
+/// Media types and annotations of the layers of an image.
+fn layers(node: &Node, name: &str) -> Vec<serde_json::Value> {
+    let shown = node.ctr(["images", "ls", &format!("name=={name}")]).ok();
+    let digest = shown.lines().nth(1).unwrap().split_whitespace().nth(2).unwrap().to_owned();
+    let manifest: serde_json::Value =
+        serde_json::from_str(&node.ctr(["content", "get", &digest]).ok()).unwrap();
+    manifest["layers"].as_array().unwrap().clone()
+}
+
+#[test]
+fn layers_whose_files_come_one_by_one_make_the_same_container() {
+    let node = Node::start();
+    import(&node);
+    let toc = "containerd.io/snapshot/stargz/toc.digest";
+    let checksum = "io.github.containers.zstd-chunked.manifest-checksum";
+    for (flag, kind, annotation) in [
+        ("--estargz", media_type::OCI_LAYER_GZIP, toc),
+        ("--zstdchunked", media_type::OCI_LAYER_ZSTD, checksum),
+    ] {
+        let name = format!("lab{}:1", flag.replace("--", "/"));
+        let digest = node.ctr(["images", "convert", flag, OCI, &name]).ok();
+        for layer in layers(&node, &name) {
+            assert_eq!(layer["mediaType"], kind);
+            assert!(layer["annotations"][annotation].is_string(), "{layer}");
+        }
+        assert_eq!(node.ctr(["run", "--rm", &name, "c", "echo", "works"]).ok(), "works\n");
+        assert_eq!(
+            node.ctr(["images", "convert", flag, &name, "lab/again:1"]).ok(),
+            digest,
+            "nothing changes"
+        );
+        node.ctr(["images", "convert", "--gzip", &name, "lab/plain:1"]).ok();
+        if kind == media_type::OCI_LAYER_ZSTD {
+            assert!(layers(&node, "lab/plain:1")[0]["annotations"].get(annotation).is_none());
+        }
+    }
+    node.finish();
+}
+
+#[test]
+fn layers_of_erofs_are_made_and_mounted_as_they_are() {
+    let differs = "[plugins.'io.containerd.service.v1.diff-service']\ndefault = ['erofs', 'walking']\n";
+    let node = Node::builder().config(differs).start();
+    // What one layer removes must stay away.
+    let below = Layer::new().file("kept", 0o644, b"1").file("gone", 0o644, b"2").dir("folder", 0o755);
+    let below = below.file("folder/old", 0o644, b"3").finish();
+    let above = Layer::new().file(".wh.gone", 0o644, b"").file("folder/.wh..wh..opq", 0o644, b"");
+    let above = above.file("folder/new", 0o644, b"4").finish();
+    let archive = node.join("image.tar");
+    ImageBuilder::busybox().layer(below).layer(above).build().save(&archive, OCI).unwrap();
+    node.ctr(["images", "import", "--no-unpack", archive.to_str().unwrap()]).ok();
+    node.ctr(["images", "convert", "--erofs", OCI, "lab/erofs:1"]).ok();
+    assert!(layers(&node, "lab/erofs:1").iter().all(|layer| layer["mediaType"] == media_type::EROFS_LAYER));
+    // In again, so that the daemon unpacks it.
+    let archive = archive.to_str().unwrap();
+    node.ctr(["images", "export", archive, "lab/erofs:1"]).ok();
+    node.ctr(["images", "rm", "--sync", "lab/erofs:1"]).ok();
+    node.ctr(["images", "import", "--snapshotter", "erofs", archive]).ok();
+    let words = ["run", "--rm", "--snapshotter", "erofs", "lab/erofs:1", "c", "sh", "-c"];
+    let shown = node.ctr(words.iter().chain(&["ls /folder; ls /gone || cat /kept"])).ok();
+    assert_eq!(shown, "new\n1");
+    // What is mounted for them goes with them.
+    node.ctr(["images", "rm", "--sync", OCI, "lab/erofs:1"]).ok();
+    node.finish();
+}
+
 #[test]
 fn an_image_is_mounted_read_and_written_and_leaves_nothing() {
     let node = Node::start();

@@ -101,6 +101,204 @@ fn umoci_unpacks_what_is_exported() {
     node.finish();
 }
 
+fn skopeo(node: &Node, from: &str, to: &str) {
+    let mut skopeo = std::process::Command::new(Peers::find().skopeo());
+    // It is told nothing of this machine's policies, and keeps what it needs in the node's folder.
+    skopeo.args(["--insecure-policy", "--tmpdir"]).arg(node.path()).args(["copy", "--quiet", from, to]);
+    skopeo.env("HOME", node.path()).env("TMPDIR", node.path());
+    command::run(skopeo).ok();
+}
+
+fn works(node: &Node, image: &str, container: &str) {
+    assert_eq!(node.ctr(["run", "--rm", image, container, "echo", "works"]).ok(), "works\n", "{image}");
+    node.ctr(["images", "rm", "--sync", image]).ok();
+}
+
+#[test]
+fn archives_of_skopeo_and_docker_come_in_and_ours_go_there() {
+    let node = Node::start();
+    let at = |name: &str| node.join(name).display().to_string();
+    let name = "example.com/lab/box:1";
+    let made = ImageBuilder::busybox().build();
+    made.save(&node.join("made.tar"), name).unwrap();
+    node.ctr(["images", "import", &at("made.tar")]).ok();
+    node.ctr(["images", "export", &at("ours.tar"), name]).ok();
+    node.ctr(["images", "rm", "--sync", name]).ok();
+    // As docker save writes it, and as an OCI layout; each back again.
+    skopeo(
+        &node,
+        &format!("docker-archive:{}", at("ours.tar")),
+        &format!("docker-archive:{}:{name}", at("docker.tar")),
+    );
+    node.ctr(["images", "import", &at("docker.tar")]).ok();
+    node.ctr(["images", "export", &at("again.tar"), name]).ok();
+    works(&node, name, "docker");
+    skopeo(&node, &format!("oci-archive:{}", at("ours.tar")), &format!("oci-archive:{}:1", at("oci.tar")));
+    node.ctr(["images", "import", "--base-name", "example.com/lab/box", &at("oci.tar")]).ok();
+    works(&node, name, "oci");
+    // What came from Docker's form goes out as that once more.
+    skopeo(
+        &node,
+        &format!("docker-archive:{}", at("again.tar")),
+        &format!("docker-archive:{}:{name}", at("third.tar")),
+    );
+    node.ctr(["images", "import", "--compress-blobs", &at("third.tar")]).ok();
+    works(&node, name, "compressed");
+    // Packed as a whole.
+    let packed = corten_tests::image::gzip(&std::fs::read(node.join("docker.tar")).unwrap());
+    std::fs::write(node.join("docker.tar.gz"), packed).unwrap();
+    node.ctr(["images", "import", &at("docker.tar.gz")]).ok();
+    works(&node, name, "packed");
+    node.finish();
+}
+
+#[test]
+fn what_umoci_makes_comes_in() {
+    let node = Node::start();
+    let name = "example.com/lab/box:1";
+    ImageBuilder::busybox().build().save(&node.join("made.tar"), name).unwrap();
+    node.ctr(["images", "import", "--no-unpack", node.join("made.tar").to_str().unwrap()]).ok();
+    node.ctr(["images", "export", node.join("ours.tar").to_str().unwrap(), name]).ok();
+    let layout = node.join("layout");
+    tar::Archive::new(std::fs::File::open(node.join("ours.tar")).unwrap()).unpack(&layout).unwrap();
+    // What it makes of an image keeps what is said of it, but our name is not the new one's.
+    let index = std::fs::read_to_string(layout.join("index.json")).unwrap();
+    let mut index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    index["manifests"][0]["annotations"].as_object_mut().unwrap().remove("io.containerd.image.name");
+    std::fs::write(layout.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(node.join("added"), "by umoci\n").unwrap();
+    let mut umoci = std::process::Command::new(Peers::find().umoci());
+    umoci.args(["insert", "--image"]).arg(format!("{}:1", layout.display()));
+    umoci.arg("--tag").arg("new").arg(node.join("added")).arg("/added");
+    command::run(umoci).ok();
+    let mut archive = tar::Builder::new(std::fs::File::create(node.join("umoci.tar")).unwrap());
+    archive.append_dir_all(".", &layout).unwrap();
+    archive.finish().unwrap();
+    node.ctr(["images", "import", "--base-name", "lab/umoci", node.join("umoci.tar").to_str().unwrap()]).ok();
+    assert_eq!(node.ctr(["run", "--rm", "lab/umoci:new", "c", "cat", "/added"]).ok(), "by umoci\n");
+    node.finish();
+}
+
+#[test]
+fn verifiers_decide_about_pulls() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = corten_tests::Scratch::new();
+    let config = format!(
+        "[plugins.'io.containerd.image-verifier.v1.bindir']\nbin_dir = '{}'\n",
+        folder.path().display()
+    );
+    let node = Node::builder().config(&config).start();
+    let registry = Registry::start();
+    let image = registry.push(&ImageBuilder::busybox().build(), "lab/box:1");
+    let verifier = |name: &str, script: &str| {
+        std::fs::write(folder.join(name), format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(folder.join(name), PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let seen = folder.path().parent().unwrap().join(format!("seen-{}", std::process::id()));
+    verifier("a", &format!("echo \"$@\" >{0}; cat >>{0}; exit 0", seen.display()));
+    let clients = [peers::programs().join("ctr"), Peers::find().containerd_2_1().join("ctr")];
+    for client in &clients {
+        command::run(node.foreign_ctr_command(client, ["images", "pull", "--plain-http", &image])).ok();
+        node.ctr(["images", "rm", "--sync", &image]).ok();
+    }
+    let told = std::fs::read_to_string(&seen).unwrap();
+    std::fs::remove_file(&seen).unwrap();
+    assert!(told.starts_with(&format!("-name {image} -digest sha256:")), "{told}");
+    assert!(told.contains("-stdin-media-type application/vnd.oci.descriptor.v1+json"), "{told}");
+    assert!(told.contains("\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\""), "{told}");
+    verifier("b", "echo not signed; exit 3");
+    for client in &clients {
+        let done = command::run(node.foreign_ctr_command(client, ["images", "pull", "--plain-http", &image]));
+        done.fails_with("verifier b rejected image (exit code 3): not signed");
+    }
+    assert_eq!(node.ctr(["images", "ls", "-q"]).ok(), "");
+    node.finish();
+}
+
+#[test]
+fn progress_is_told_in_lines_and_to_programs() {
+    let node = Node::start();
+    let registry = Registry::start();
+    let image = registry.push(&ImageBuilder::busybox().build(), "lab/box:1");
+    let pull = |how: &str| node.ctr(["images", "pull", "--plain-http", "--progress", how, &image]).ok();
+    let told = pull("json");
+    let lines: Vec<serde_json::Value> =
+        told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of_layer: Vec<_> = lines
+        .iter()
+        .filter(|line| line["name"].as_str().is_some_and(|name| name.starts_with("layer-")))
+        .collect();
+    assert_eq!(of_layer.last().unwrap()["progress"], of_layer.last().unwrap()["total"]);
+    assert!(of_layer.iter().any(|line| line["event"] == "extracted"), "{told}");
+    assert_eq!(lines.last().unwrap()["event"], "done");
+    let told = pull("plain");
+    assert!(told.contains("\talready exists\t\n") && told.contains("elapsed: "), "{told}");
+    assert_eq!(pull("none"), "");
+    node.finish();
+}
+
+#[test]
+fn blobs_are_made_changed_fetched_and_sent_as_by_debians_ctr() {
+    let (ours, theirs) = (Node::start(), Node::peer(&Peers::find().containerd_2_1()).start());
+    let registry = Registry::start();
+    let image = registry.push(&ImageBuilder::busybox().build(), "lab/box:1");
+    let there = format!("{}/lab/copy", registry.host());
+    let data = b"{\"a\":1}";
+    let digest = corten_tests::Digest::sha256(data).to_string();
+    let manifest = ImageBuilder::busybox().build().target.digest().to_string();
+    let root = format!("containerd.io/gc.root={}", 1);
+    let all: [&[&str]; 21] = [
+        &["ingest"],
+        &["ingest", "--expected-size", "70", "key"],
+        &["ingest", "--expected-digest", &digest, "other"],
+        &["label", &digest, &root, "a=b"],
+        &["label", &digest, "a="],
+        &["label", "nope", "a=b"],
+        &["get", &digest],
+        &["get", "nope"],
+        &["edit", &digest],
+        &["edit", "--validate", "json", &digest],
+        &["edit", "--editor", "sed -i s/1/2/", &digest],
+        &["edit", "--editor", "true", &digest],
+        &["fetch-object", "--plain-http", &image],
+        &["fetch-object", "nope"],
+        &["fetch-blob", "--plain-http", &image],
+        &["push-object", "--plain-http", &there, &digest, "application/octet-stream"],
+        &["push-object", "--plain-http", &there, "nope", "x"],
+        &["fetch", "nope"],
+        &["active", "["],
+        &["rm", "nope"],
+        &["rm", &digest],
+    ];
+    // Before the rest: by then neither daemon's collector has anything to do for a while.
+    for node in [&ours, &theirs] {
+        node.ctr(["content", "fetch", "--plain-http", &image]).ok();
+        assert!(node.ctr(["content", "ls", "-q"]).ok().contains(&manifest));
+        assert_eq!(node.ctr(["snapshots", "ls"]).ok().lines().count(), 1);
+        assert_eq!(node.ctr(["images", "ls", "-q"]).ok(), format!("{image}\n"));
+        node.ctr(["content", "prune", "references"]).ok();
+        assert_eq!(node.ctr(["content", "ls", "-q"]).ok().lines().count(), 2, "manifest and config");
+        node.ctr(["images", "rm", "--sync", &image]).ok();
+    }
+    ours.ctr(["content", "fetch", "--plain-http", "--metadata-only", &image]).ok();
+    assert_eq!(ours.ctr(["content", "ls", "-q"]).ok().lines().count(), 2, "manifest and config");
+    for words in all {
+        let said = |node: &Node| {
+            let done = node.ctr_with_input(["content"].iter().chain(words), data);
+            let errors = done.stderr.lines().filter(|line| !line.starts_with("time="));
+            // Go lists labels in no order.
+            let mut shown: Vec<_> = done.stdout.trim_end().split(',').map(str::to_owned).collect();
+            if words[0] == "label" {
+                shown.sort();
+            }
+            (done.code, shown, errors.map(str::to_owned).collect::<Vec<_>>())
+        };
+        assert_eq!(said(&ours), said(&theirs), "{words:?}");
+    }
+    ours.finish();
+    theirs.finish();
+}
+
 #[test]
 fn images_are_labelled_checked_and_measured() {
     let node = Node::start();
@@ -137,6 +335,11 @@ fn an_import_names_what_it_is_told_to() {
     assert_eq!(import(&[]), [name]);
     assert_eq!(import(&["--digests"]), [name, digest.as_str()]);
     assert_eq!(import(&["--digests", "--skip-digest-for-named"]), [name]);
+    node.ctr(["images", "import", "--discard-unpacked-layers", archive.to_str().unwrap()]).ok();
+    node.ctr(["content", "prune", "references"]).ok();
+    assert_eq!(node.ctr(["content", "ls", "-q"]).ok().lines().count(), 2, "manifest and config");
+    assert_eq!(node.ctr(["run", "--rm", name, "c", "echo", "works"]).ok(), "works\n");
+    node.ctr(["images", "rm", "--sync", name]).ok();
     assert_eq!(import(&["--index-name", "example.com/lab/all:2"]), ["example.com/lab/all:2", name]);
     node.finish();
 }

@@ -1,6 +1,7 @@
 //! One blob from a registry into the content store (spec 03 §5): hashed while it is written, continued
 //! where it was left, fetched once however many want it, and open to be read while it arrives.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use corten_content::{Writer, WriterOptions};
 use corten_registry::{Download, Fetcher};
 use corten_types::{Context, Descriptor, Error, ErrorClass, Labels, Result, ResultExt, media_type};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::ImageService;
 use crate::arrival::{Arrival, Arriving, follow};
@@ -31,6 +32,9 @@ pub(crate) struct Origin {
     /// `host[:port]`.
     pub registry: String,
     pub repository: String,
+    /// Bounds the blobs that come at once. Each operation has a bound of its own, so that one at a registry that
+    /// hangs holds up no other.
+    pub downloads: Arc<Semaphore>,
 }
 
 /// Where the bytes of a blob can be read.
@@ -197,7 +201,7 @@ impl Ingest<'_> {
             // Nobody may be listening any more.
             let _ = tap.send(Incoming::Arriving(arrival));
         }
-        let _permit = self.service.shared.downloads.acquire().await;
+        let _permit = self.origin.downloads.acquire().await;
         let source = match embedded(self.descriptor) {
             Some(data) => Source::Embedded(Some(data.slice(usize::try_from(offset).unwrap_or(0)..))),
             None => {

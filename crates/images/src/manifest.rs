@@ -93,15 +93,14 @@ struct Shape {
 /// Checks that a document is of the kind that its media type says, and of no other (CVE-2021-41190).
 fn check_shape(media_type: &str, data: &[u8]) -> Result<()> {
     let shape: Shape = parse(data)?;
-    let some = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
     let declared = shape.media_type.as_deref().unwrap_or_default();
-    if some(&shape.fs_layers) {
+    if shape.fs_layers.is_some() {
         return Err(Error::unknown("media-type: schema 1 not supported"));
     }
-    if media_type::is_manifest(media_type) && (some(&shape.manifests) || media_type::is_index(declared)) {
+    if media_type::is_manifest(media_type) && (shape.manifests.is_some() || media_type::is_index(declared)) {
         return Err(Error::unknown(format!("media-type: expected manifest but found index ({media_type})")));
     }
-    let like_manifest = shape.config.is_some() || some(&shape.layers);
+    let like_manifest = shape.config.is_some() || shape.layers.is_some();
     if media_type::is_index(media_type) && (like_manifest || media_type::is_manifest(declared)) {
         return Err(Error::unknown(format!("media-type: expected index but found manifest ({media_type})")));
     }

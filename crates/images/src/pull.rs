@@ -94,6 +94,7 @@ impl ImageService {
             fetcher: resolver.fetcher(reference)?,
             registry: reference.host().to_owned(),
             repository: reference.path().to_owned(),
+            downloads: self.downloads(),
         };
         let walk = Walk::new(self, ctx, &request.destination, Some(&origin), &request.reference, progress)?;
         let target = walk.target(target).await?;

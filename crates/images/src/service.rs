@@ -22,11 +22,14 @@ const PULLS: &str = "corten.io/pull";
 /// Bounds of the service.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Blobs that are downloaded at once, by the whole daemon.
+    /// Blobs that are downloaded at once by one operation. What is asked of a registry by all of them is bounded by
+    /// the registry's client.
     pub max_concurrent_downloads: usize,
     /// Layers that are extracted at once, by the whole daemon. One extracts layers in their order, each on
     /// top of the one below; more let snapshotters that can do it have them in any order.
     pub max_concurrent_unpacks: usize,
+    /// Bytes that one layer may be extracted to.
+    pub max_unpacked_layer_size: u64,
     /// The snapshotter where none is named.
     pub default_snapshotter: String,
     /// What layers are applied with, where it is not the usual.
@@ -52,6 +55,7 @@ impl Default for Options {
         Self {
             max_concurrent_downloads: 3,
             max_concurrent_unpacks: processors.max(3),
+            max_unpacked_layer_size: u64::MAX,
             default_snapshotter: "overlayfs".to_owned(),
             unpack: Vec::new(),
             only_by_rules: false,
@@ -73,7 +77,6 @@ pub(crate) struct Shared {
     pub leases: Leases,
     pub differs: Differs,
     pub options: Options,
-    pub downloads: Semaphore,
     pub unpacks: Semaphore,
     /// Blobs on their way, by digest; the disk is shared by all namespaces.
     pub fetching: Flights<Digest>,
@@ -81,6 +84,11 @@ pub(crate) struct Shared {
     pub unpacking: Flights<UnpackKey>,
     /// Leases of pulls that run now.
     live_leases: Mutex<HashSet<(Namespace, String)>>,
+}
+
+/// As many permits as a semaphore can have, one at least.
+fn permits(count: usize) -> usize {
+    count.clamp(1, Semaphore::MAX_PERMITS)
 }
 
 /// Namespace, snapshotter and chain id.
@@ -97,21 +105,24 @@ impl ImageService {
         differs: Differs,
         options: Options,
     ) -> Self {
-        let permits = |count: usize| Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS));
         let shared = Shared {
             content,
             snapshots,
             images,
             leases,
             differs,
-            downloads: permits(options.max_concurrent_downloads),
-            unpacks: permits(options.max_concurrent_unpacks),
+            unpacks: Semaphore::new(permits(options.max_concurrent_unpacks)),
             options,
             fetching: Flights::default(),
             unpacking: Flights::default(),
             live_leases: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// What bounds the downloads of one operation.
+    pub(crate) fn downloads(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(permits(self.shared.options.max_concurrent_downloads)))
     }
 
     /// The snapshotter of a request for images of a platform, which may name none: that of the first rule for it.

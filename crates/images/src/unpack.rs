@@ -423,7 +423,9 @@ impl Job {
         let _permit = self.service.shared.unpacks.acquire().await;
         let mut meter = self.meter(index);
         meter.event("extracting", 0);
-        let request = ApplyRequest { source: Some(source), ..ApplyRequest::new(descriptor.clone(), mounts) };
+        let mut request = ApplyRequest::new(descriptor.clone(), mounts);
+        request.source = Some(source);
+        request.limit = self.service.shared.options.max_unpacked_layer_size;
         let (differs, ctx) = (self.differs.clone(), self.ctx.clone());
         let task = self.threads.spawn(async move { differs.apply(&ctx, &request).await });
         let applied = task.await.map_err(panicked)??;

@@ -1,12 +1,13 @@
 //! From the store to a registry (spec 03 §6.2): what the host has is not sent, what a neighbouring repository has is
-//! mounted, the rest is uploaded in one request; manifests come last.
+//! mounted, the rest is uploaded in one request, and sent on where it broke off if the host says where; manifests
+//! come last.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use corten_types::{Descriptor, Digest, Error, Reference, Result, ResultExt, media_type};
-use http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use http::{HeaderName, HeaderValue, Method};
 
 use crate::auth::{pull_scope, push_scope};
@@ -16,7 +17,7 @@ use crate::resolver::{Repository, Resolver};
 use crate::transport::{BlobSource, Request, Response, Sent, TransportKind, Upload};
 use crate::url::{Url, escape_value};
 
-/// Uploads of one blob, each from its start.
+/// Tries to send one blob.
 const MAX_UPLOADS: u32 = 3;
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -43,6 +44,31 @@ pub struct Pusher {
 impl std::fmt::Debug for Pusher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pusher").field("reference", &self.repository.reference).finish_non_exhaustive()
+    }
+}
+
+/// An upload under way.
+#[derive(Clone, Debug)]
+struct Session {
+    /// The address that the host gave for what comes next.
+    place: Url,
+    /// Bytes that the host has.
+    offset: u64,
+}
+
+impl Session {
+    /// The session after an answer that tells of its state; nothing if it does not.
+    fn after(&self, response: &Response) -> Option<Self> {
+        let text = |name| response.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        // The range is that of the bytes that are there, its end included; registries leave the unit away.
+        let range = text(RANGE)?;
+        let last: u64 = range.trim_start_matches("bytes=").strip_prefix("0-")?.parse().ok()?;
+        let place = match text(LOCATION) {
+            Some(location) => response.url.join(&location).ok()?,
+            None => self.place.clone(),
+        };
+        // An empty upload is told as one byte by some: it is begun anew.
+        Some(Self { place, offset: if last == 0 { 0 } else { last + 1 } })
     }
 }
 
@@ -121,25 +147,51 @@ impl Pusher {
             _ => return Err(self.unexpected(Method::HEAD, response).await),
         }
         let mut from = mount_from.filter(|from| *from != self.name);
+        let upload = Upload::new(source, told);
+        let mut begun: Option<Session> = None;
         for attempt in 1.. {
-            let Some(place) = self.begin(endpoint, &descriptor.digest, from.take()).await? else {
-                return Ok(Pushed::Mounted);
+            let session = match begun.take() {
+                Some(session) => session,
+                None => match self.begin(endpoint, &descriptor.digest, from.take()).await? {
+                    Some(place) => Session { place, offset: 0 },
+                    None => return Ok(Pushed::Mounted),
+                },
             };
-            let upload = Upload::new(Arc::clone(&source), Arc::clone(&told));
-            match self.upload(endpoint, place, descriptor, upload).await {
+            match self.upload(endpoint, session.clone(), descriptor, &upload).await {
+                // It does not want the rest: all of it anew.
+                Ok(response)
+                    if session.offset > 0 && !response.status.is_success() && attempt < MAX_UPLOADS =>
+                {
+                    response.body.finish().await;
+                }
                 Ok(response) => {
                     return self.stored(Method::PUT, response, descriptor).await.map(|()| Pushed::Sent);
                 }
-                // The session may be gone with the connection: a new one, from the start.
                 Err(Failure::Transport { error, kind: TransportKind::Eof | TransportKind::Timeout })
                     if attempt < MAX_UPLOADS =>
                 {
-                    tracing::debug!(digest = %descriptor.digest, %error, "uploading again");
+                    begun = self.left_of(endpoint, &session, upload.source.size()).await;
+                    let offset = begun.as_ref().map_or(0, |session| session.offset);
+                    tracing::info!(digest = %descriptor.digest, %error, offset, "the connection broke, sending on");
                 }
                 Err(failure) => return Err(push_failure(failure)),
             }
         }
         Err(Error::internal("no attempt was made"))
+    }
+
+    /// What a host has of an upload that broke off; nothing if it has nothing, or does not say.
+    async fn left_of(&self, endpoint: &Endpoint, session: &Session, size: u64) -> Option<Session> {
+        if !session.place.same_origin(&endpoint.url("")) {
+            return None;
+        }
+        let mut request = endpoint.request(Method::GET, "", &[]);
+        request.url = session.place.clone();
+        let response = endpoint.send(request, &self.repository.scopes, true).await.ok()?;
+        let is_told = response.status.as_u16() == 204;
+        let session = is_told.then(|| session.after(&response)).flatten();
+        response.body.finish().await;
+        session.filter(|session| session.offset > 0 && session.offset <= size)
     }
 
     /// Opens an upload and returns its address; nothing where the blob was mounted.
@@ -180,23 +232,39 @@ impl Pusher {
         self.send(endpoint, request, &self.repository.scopes).await
     }
 
+    /// Sends what is missing of a blob: all of it in the one request that ends the upload, or what a host does
+    /// not have yet before that.
     async fn upload(
         &self,
         endpoint: &Endpoint,
-        mut place: Url,
+        mut session: Session,
         descriptor: &Descriptor,
-        upload: Upload,
+        upload: &Upload,
     ) -> Result<Response, Failure> {
+        let octets = [(CONTENT_TYPE, OCTETS)];
+        let (size, mut rest) = (upload.source.size(), Some(upload.clone()));
+        if session.offset > 0 {
+            if session.offset < size {
+                let range = HeaderValue::from_str(&format!("{}-{}", session.offset, size - 1));
+                let mut request = endpoint.request(Method::PATCH, "", &octets);
+                request.headers.extend(range.ok().map(|range| (CONTENT_RANGE, range)));
+                request.url = session.place.clone();
+                request.upload = Some(upload.from(session.offset));
+                let response = endpoint.send(request, &self.repository.scopes, true).await?;
+                if response.status.as_u16() != 202 {
+                    return Ok(response);
+                }
+                session = session.after(&response).unwrap_or(session);
+                response.body.finish().await;
+            }
+            rest = None;
+        }
+        let mut place = session.place;
         add_query(&mut place, &format!("digest={}", escape_value(descriptor.digest.as_str())));
-        let fill = |mut request: Request, url: Url| {
-            request.url = url;
-            request.upload = Some(upload.clone());
-            request
-        };
-        let own = endpoint.url("");
-        if place.same_origin(&own) {
-            let request = endpoint.request(Method::PUT, "", &[(CONTENT_TYPE, OCTETS)]);
-            return endpoint.send(fill(request, place), &self.repository.scopes, true).await;
+        if place.same_origin(&endpoint.url("")) {
+            let mut request = endpoint.request(Method::PUT, "", &octets);
+            (request.url, request.upload) = (place, rest);
+            return endpoint.send(request, &self.repository.scopes, true).await;
         }
         // The host sends us elsewhere: nothing of ours goes there but the bytes.
         let host = Host {
@@ -211,8 +279,9 @@ impl Pusher {
         };
         let options = self.repository.client_options.clone();
         let other = Endpoint::new(host, &place.authority, "", "", None, options);
-        let request = other.request(Method::PUT, "", &[(CONTENT_TYPE, OCTETS)]);
-        other.send(fill(request, place), &BTreeSet::new(), true).await
+        let mut request = other.request(Method::PUT, "", &octets);
+        (request.url, request.upload) = (place, rest);
+        other.send(request, &BTreeSet::new(), true).await
     }
 
     async fn ask(&self, endpoint: &Endpoint, method: Method, what: &str, kind: &str) -> Result<Response> {

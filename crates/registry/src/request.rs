@@ -119,11 +119,12 @@ impl Endpoint {
             if let Some(value) = &authorization {
                 request.private.insert(AUTHORIZATION, value.clone());
             }
-            let response = match self.client.send(&request).await {
+            let response = match Box::pin(self.client.send(&request)).await {
                 Ok(response) => response,
                 Err(error) => {
                     let lost = matches!(error.kind, TransportKind::Timeout | TransportKind::Eof);
-                    if lost && last && attempt < MAX_ATTEMPTS {
+                    // How much of an upload arrived, only whoever sends it can ask.
+                    if lost && last && attempt < MAX_ATTEMPTS && request.upload.is_none() {
                         tokio::time::sleep(LOST_CONNECTION_WAIT).await;
                         continue;
                     }
@@ -180,6 +181,7 @@ fn transport_failure(request: &Request, error: Transport) -> Failure {
         Method::HEAD => "Head",
         Method::POST => "Post",
         Method::PUT => "Put",
+        Method::PATCH => "Patch",
         _ => "Get",
     };
     let text = format!("failed to do request: {method} \"{}\": {}", request.url, error.text);

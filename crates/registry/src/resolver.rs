@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use corten_types::{Error, Reference, Result};
@@ -82,17 +82,29 @@ impl fmt::Debug for ResolverOptions {
     }
 }
 
-/// Access to registries for the time of one operation.
-#[derive(Clone, Debug)]
+/// Access to registries for the time of one operation. What is learnt of the hosts of a reference (connections,
+/// tokens, who is unreachable) serves all that is asked of them afterwards.
+#[derive(Clone)]
 pub struct Resolver {
     options: ResolverOptions,
+    /// The hosts of the reference that was looked up last.
+    last: Arc<Mutex<Option<Known>>>,
+}
+
+/// A reference and its hosts.
+type Known = (String, Arc<[Endpoint]>);
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 /// The hosts of one reference, and what is asked of them.
 pub(crate) struct Repository {
     /// The reference as given.
     pub reference: String,
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Arc<[Endpoint]>,
     /// For addresses outside of the registry, to which nothing of ours is sent.
     pub client_options: ClientOptions,
     pub scopes: BTreeSet<String>,
@@ -105,32 +117,52 @@ impl Resolver {
     /// A resolver; reads and connects nothing yet.
     #[must_use]
     pub fn new(options: ResolverOptions) -> Self {
-        Self { options }
+        Self { options, last: Arc::default() }
     }
 
-    /// Looks up the hosts of a reference.
+    /// The hosts of a reference, looked up once in a row.
     pub(crate) fn repository(&self, reference: &Reference) -> Result<Repository> {
         let (registry, path, text) = (reference.host(), reference.path(), reference.to_string());
         if path.is_empty() {
             return Err(Error::invalid_argument(format!("no repository in {text:?}")));
         }
         let client_options = self.client_options()?;
+        let endpoints = {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*last {
+                Some((known, endpoints)) if *known == text => Arc::clone(endpoints),
+                _ => {
+                    let endpoints = self.endpoints(registry, path, &text, &client_options);
+                    *last = Some((text.clone(), Arc::clone(&endpoints)));
+                    endpoints
+                }
+            }
+        };
+        let scopes = BTreeSet::from([pull_scope(path)]);
+        let (split_after, parts) = (self.options.split_after, self.options.parts);
+        Ok(Repository { reference: text, endpoints, client_options, scopes, split_after, parts })
+    }
+
+    fn endpoints(
+        &self,
+        registry: &str,
+        path: &str,
+        reference: &str,
+        client_options: &ClientOptions,
+    ) -> Arc<[Endpoint]> {
         let options = HostOptions {
             dirs: self.options.hosts_dirs.clone(),
             default_scheme: self.options.default_scheme,
             tls: self.options.tls.clone(),
         };
-        let endpoints = hosts::lookup(registry, &options)
+        hosts::lookup(registry, &options)
             .into_iter()
             .map(|mut host| {
                 host.headers.extend(self.options.headers.iter().cloned());
                 let credentials = self.options.credentials.clone();
-                Endpoint::new(host, registry, path, &text, credentials, client_options.clone())
+                Endpoint::new(host, registry, path, reference, credentials, client_options.clone())
             })
-            .collect();
-        let scopes = BTreeSet::from([pull_scope(path)]);
-        let (split_after, parts) = (self.options.split_after, self.options.parts);
-        Ok(Repository { reference: text, endpoints, client_options, scopes, split_after, parts })
+            .collect()
     }
 
     fn client_options(&self) -> Result<ClientOptions> {

@@ -65,6 +65,9 @@ const VERSION: &str = concat!("2.1.0-corten.", env!("CARGO_PKG_VERSION"));
 
 fn main() {
     corten_sys::economize_heap(2, 1 << 20);
+    // Whoever started us may have left it open: nobody else is to write to what we make.
+    let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    rustix::process::umask(umask | rustix::fs::Mode::from_raw_mode(0o022));
     let mut args = Args::parse();
     if args.version {
         println!("containerd github.com/containerd/containerd/v2 {VERSION} ");

@@ -26,6 +26,7 @@ mod json;
 mod log;
 mod output;
 mod progress;
+mod registry;
 mod rootfs;
 mod stdio;
 

@@ -1,75 +1,248 @@
-//! What a transfer is doing: bars on a terminal, lines elsewhere.
+//! What a transfer is doing: bars on a terminal, plain lines elsewhere, a JSON object on each line for programs.
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
+use clap::{Args, ValueEnum};
 use corten_api::transfer_types::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::json;
 
-use crate::output::{binary_size, is_terminal};
+use crate::output::{binary_size, is_terminal, say};
+
+/// How often the sum of all is told in lines.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// How long a rate looks back.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Shown {
+    /// Bars on a terminal, lines elsewhere.
+    #[default]
+    Auto,
+    /// A line for each turning point, and the sum of all from time to time.
+    Plain,
+    /// A JSON object on each line.
+    Json,
+    /// Nothing.
+    None,
+}
+
+/// The flag for it.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ProgressFlag {
+    /// How to show what is going on.
+    #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
+    progress: Shown,
+}
+
+impl ProgressFlag {
+    pub fn shown(self) -> Shown {
+        self.progress
+    }
+}
 
 /// Shows progress until it is finished.
 pub struct Display {
+    what: String,
     begun: Instant,
-    bars: Option<MultiProgress>,
+    shown: Shown,
+    bars: Option<Bars>,
     items: HashMap<String, Item>,
-    sum: i64,
+    sum: Sum,
+    told: Instant,
+    saved: Vec<String>,
+}
+
+struct Bars {
+    all: MultiProgress,
+    sum: ProgressBar,
 }
 
 struct Item {
     bar: Option<ProgressBar>,
     event: String,
+    total: i64,
     progress: i64,
 }
 
+/// Bytes of all that moves, and how fast they do lately.
+#[derive(Default)]
+struct Sum {
+    done: i64,
+    /// Of those, what moved now and was not there before.
+    moved: i64,
+    total: i64,
+    past: Vec<(Instant, i64)>,
+}
+
+impl Sum {
+    fn look(&mut self, now: Instant) {
+        let is_past = |since: &Instant| now.duration_since(*since) > WINDOW;
+        if self.past.last().is_none_or(|(since, _)| now.duration_since(*since) > WINDOW / 40) {
+            self.past.push((now, self.moved));
+        }
+        while self.past.get(1).is_some_and(|(since, _)| is_past(since)) {
+            self.past.remove(0);
+        }
+    }
+
+    /// Bytes per second lately.
+    fn rate(&self, now: Instant) -> f64 {
+        let Some((since, before)) = self.past.first() else { return 0.0 };
+        (self.moved - before) as f64 / now.duration_since(*since).as_secs_f64().max(0.1)
+    }
+
+    /// `35.0 MiB of 120.3 MiB (29 %), 11.2 MiB/s, 8 s left`.
+    fn text(&self, now: Instant) -> String {
+        let rate = self.rate(now);
+        let percent = self.done * 100 / self.total.max(1);
+        let mut text = format!("{} of {} ({percent} %)", binary_size(self.done), binary_size(self.total));
+        if rate >= 1.0 {
+            let left = ((self.total - self.done).max(0) as f64 / rate).ceil();
+            text.push_str(&format!(", {}/s, {left} s left", binary_size(whole(rate))));
+        }
+        text
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a figure for people")]
+fn whole(figure: f64) -> i64 {
+    figure as i64
+}
+
 impl Display {
-    pub fn new() -> Self {
-        let bars = is_terminal().then(MultiProgress::new);
-        Self { begun: Instant::now(), bars, items: HashMap::new(), sum: 0 }
+    pub fn new(what: &str, shown: Shown) -> Self {
+        let bars = (shown == Shown::Auto && is_terminal()).then(|| {
+            let all = MultiProgress::new();
+            let sum =
+                all.add(ProgressBar::new(0).with_style(style("{prefix:32} {msg}")).with_prefix("total"));
+            Bars { all, sum }
+        });
+        let now = Instant::now();
+        let (items, sum) = (HashMap::new(), Sum::default());
+        Self { what: what.to_owned(), begun: now, shown, bars, items, sum, told: now, saved: Vec::new() }
     }
 
     /// Takes one message in.
     pub fn update(&mut self, message: &Progress) {
+        if self.shown == Shown::Json {
+            say(format_args!("{}\n", line(message)));
+        }
         if message.name.is_empty() {
             return;
         }
+        if message.event == "saved"
+            && let Some(target) = &message.desc
+        {
+            self.saved.push(target.digest.clone());
+        }
+        let now = Instant::now();
+        let turned = self.count(message);
+        self.sum.look(now);
+        match (&self.bars, self.shown) {
+            (Some(bars), _) => bars.sum.set_message(self.sum.text(now)),
+            (None, Shown::Json | Shown::None) => {}
+            (None, _) => {
+                if turned {
+                    say(format_args!("{:<40}\t{}\t\n", short(&message.name), message.event));
+                }
+                if now.duration_since(self.told) >= INTERVAL && self.sum.total > 0 {
+                    self.told = now;
+                    say(format_args!("{:<40}\t{}\t\n", "total", self.sum.text(now)));
+                }
+            }
+        }
+    }
+
+    /// Notes how far a thing is; answers whether this is a turning point.
+    fn count(&mut self, message: &Progress) -> bool {
         let bars = &self.bars;
         let item = self.items.entry(message.name.clone()).or_insert_with(|| Item {
-            bar: bars.as_ref().map(|bars| bars.add(ProgressBar::new(0).with_style(style()))),
+            bar: bars
+                .as_ref()
+                .map(|bars| bars.all.insert_before(&bars.sum, ProgressBar::new(0).with_style(style(ITEM)))),
             event: String::new(),
+            total: 0,
             progress: 0,
         });
-        if message.progress > item.progress {
-            self.sum += message.progress - item.progress;
-            item.progress = message.progress;
+        if message.total > item.total {
+            self.sum.total += message.total - item.total;
+            item.total = message.total;
         }
+        let gained = message.progress.min(item.total) - item.progress;
+        if gained > 0 {
+            item.progress += gained;
+            self.sum.done += gained;
+            if message.event != "already exists" {
+                self.sum.moved += gained;
+            }
+        }
+        let is_new = item.event != message.event;
+        let turned =
+            is_new && (is_final(&message.event) || item.event.is_empty() || message.event == "extracting");
         if let Some(bar) = &item.bar {
-            bar.set_length(u64::try_from(message.total).unwrap_or(0));
-            bar.set_position(u64::try_from(message.progress).unwrap_or(0));
+            let (done, total) = if message.event == "extracting" {
+                (item.total, item.total)
+            } else {
+                (item.progress, item.total)
+            };
+            bar.set_length(u64::try_from(total).unwrap_or(0));
+            bar.set_position(u64::try_from(done).unwrap_or(0));
             bar.set_prefix(short(&message.name));
             bar.set_message(message.event.clone());
             if is_final(&message.event) {
-                bar.finish();
+                bar.abandon();
             }
-        } else if item.event != message.event && (is_final(&message.event) || item.event.is_empty()) {
-            let mut out = std::io::stdout().lock();
-            let _ = writeln!(out, "{:<40}\t{}\t", short(&message.name), message.event);
         }
         item.event.clone_from(&message.event);
+        turned
+    }
+
+    /// Digests of the images that were recorded.
+    pub fn saved(&self) -> &[String] {
+        &self.saved
     }
 
     /// The last line: how long, how much, how fast.
-    pub fn finish(self, what: &str) {
+    pub fn finish(self) {
         let seconds = self.begun.elapsed().as_secs_f64().max(0.001);
-        #[expect(clippy::cast_possible_truncation, reason = "a rate for people")]
-        let rate = (self.sum as f64 / seconds) as i64;
-        println!(
-            "{what}\telapsed: {seconds:.1} s\ttotal: {}\t({}/s)\t",
-            binary_size(self.sum),
-            binary_size(rate)
-        );
+        let (moved, rate) = (self.sum.moved, whole(self.sum.moved as f64 / seconds));
+        if let Some(bars) = &self.bars {
+            bars.sum.finish_and_clear();
+        }
+        match self.shown {
+            Shown::None => {}
+            Shown::Json => {
+                let last = json!({"event": "done", "name": self.what, "seconds": seconds, "progress": moved});
+                say(format_args!("{last}\n"));
+            }
+            _ => say(format_args!(
+                "{}\telapsed: {seconds:.1} s\ttotal: {}\t({}/s)\t\n",
+                self.what,
+                binary_size(moved),
+                binary_size(rate)
+            )),
+        }
     }
+}
+
+/// A message for programs.
+fn line(message: &Progress) -> serde_json::Value {
+    let time = corten_types::timestamp::rfc3339(SystemTime::now());
+    let mut line = json!({"time": time, "event": message.event});
+    if !message.name.is_empty() {
+        line["name"] = json!(message.name);
+        line["parents"] = json!(message.parents);
+        line["progress"] = json!(message.progress);
+        line["total"] = json!(message.total);
+    }
+    if let Some(target) = &message.desc {
+        line["digest"] = json!(target.digest);
+        line["mediaType"] = json!(target.media_type);
+    }
+    line
 }
 
 fn is_final(event: &str) -> bool {
@@ -84,10 +257,57 @@ fn short(name: &str) -> String {
     }
 }
 
-fn style() -> ProgressStyle {
-    ProgressStyle::with_template(
-        "{prefix:32} {msg:12} |{bar:30.green}| {bytes:>10}/{total_bytes:<10} {bytes_per_sec}",
-    )
-    .unwrap_or_else(|_| ProgressStyle::default_bar())
-    .progress_chars("++-")
+const ITEM: &str = "{prefix:32} {msg:14} |{bar:30.green}| {bytes:>10}/{total_bytes:<10} {bytes_per_sec}";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("++-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(event: &str, progress: i64) -> Progress {
+        let (name, event) = ("layer-sha256:0123456789abcdef".into(), event.into());
+        Progress { name, event, progress, total: 100, ..Default::default() }
+    }
+
+    #[test]
+    fn what_was_there_is_done_and_did_not_move() {
+        let mut display = Display::new("Pulling", Shown::None);
+        display.update(&message("waiting", 0));
+        display.update(&message("already exists", 100));
+        assert_eq!((display.sum.done, display.sum.moved, display.sum.total), (100, 0, 100));
+        let mut display = Display::new("Pulling", Shown::None);
+        for (event, progress) in
+            [("waiting", 0), ("downloading", 40), ("complete", 100), ("extracting", 0), ("extracted", 100)]
+        {
+            display.update(&message(event, progress));
+        }
+        assert_eq!((display.sum.done, display.sum.moved, display.sum.total), (100, 100, 100));
+    }
+
+    #[test]
+    fn the_sum_tells_rate_and_time_left() {
+        let begun = Instant::now();
+        let mut sum = Sum { total: 10 << 20, ..Sum::default() };
+        for second in 0..4 {
+            let now = begun + Duration::from_secs(second);
+            sum.moved = i64::try_from(second).unwrap() << 20;
+            sum.done = sum.moved;
+            sum.look(now);
+        }
+        let text = sum.text(begun + Duration::from_secs(3));
+        assert_eq!(text, "3.0 MiB of 10.0 MiB (30 %), 1.0 MiB/s, 7 s left");
+    }
+
+    #[test]
+    fn lines_for_programs_hold_what_is_known() {
+        let value = line(&message("downloading", 7));
+        assert_eq!(value["event"], "downloading");
+        assert_eq!((&value["progress"], &value["total"]), (&json!(7), &json!(100)));
+        assert!(line(&Progress { event: "Completed".into(), ..Default::default() }).get("name").is_none());
+    }
 }

@@ -4,6 +4,7 @@
 mod edits;
 mod layers;
 mod processors;
+mod race;
 mod round_trip;
 mod seen;
 

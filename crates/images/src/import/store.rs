@@ -68,15 +68,29 @@ impl BlobStore {
         if writer.offset() > 0 {
             writer.truncate()?;
         }
-        let (digest, written) = copy(reader, &mut writer)?;
+        let (digest, written) = match copy(reader, &mut writer) {
+            Ok(copied) => copied,
+            Err(error) => {
+                drop(writer);
+                self.abort(reference);
+                return Err(error);
+            }
+        };
         let commit = writer.commit(size.unwrap_or(written), promised.as_ref(), labels);
         match self.runtime.block_on(commit) {
             Err(error) if error.is_already_exists() => Ok(digest),
             Err(error) if error.class() == ErrorClass::FailedPrecondition => {
-                let _ = self.runtime.block_on(self.service.shared.content.abort(&self.ctx, reference));
+                self.abort(reference);
                 Err(error)
             }
             other => other,
+        }
+    }
+
+    /// Throws away an ingest that nobody can go on with: the next archive begins anew.
+    fn abort(&self, reference: &str) {
+        if let Err(error) = self.runtime.block_on(self.service.shared.content.abort(&self.ctx, reference)) {
+            tracing::debug!(ingest = reference, %error, "failed to discard an ingest");
         }
     }
 

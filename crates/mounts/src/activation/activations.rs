@@ -61,7 +61,9 @@ impl Activations {
     /// # Errors
     /// Those of the file system and the database.
     pub fn open(folder: &Path, roots: &[PathBuf], database: &Database) -> Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("mkdir {}", folder.display()))?;
+        let mut builder = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
+        builder.create(folder).with_context(|| format!("mkdir {}", folder.display()))?;
         let records = ActivationRecords::new(database.clone());
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let highest = records.all()?.into_iter().map(|(_, activation)| activation.number).max();

@@ -66,6 +66,12 @@ impl DockerConfig {
         Some(Self::new(folder.join("config.json")))
     }
 
+    /// Whether there is such a file.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.file.exists()
+    }
+
     fn read(&self) -> Result<File> {
         match std::fs::read(&self.file) {
             Ok(text) => serde_json::from_slice(&text)

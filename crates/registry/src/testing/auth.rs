@@ -69,8 +69,11 @@ impl AuthRule {
         }
         if self.bearer {
             let realm = if self.realm.is_empty() { format!("{origin}/token") } else { self.realm.clone() };
-            let mut text =
-                format!("Bearer realm=\"{realm}\",service=\"svc\",scope=\"repository:{repository}:pull\"");
+            let actions =
+                if matches!(request.method.as_str(), "GET" | "HEAD") { "pull" } else { "pull,push" };
+            let mut text = format!(
+                "Bearer realm=\"{realm}\",service=\"svc\",scope=\"repository:{repository}:{actions}\""
+            );
             if !self.error.is_empty() && request.header("authorization").is_some() {
                 text.push_str(&format!(",error=\"{}\"", self.error));
             }

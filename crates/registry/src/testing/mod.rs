@@ -5,6 +5,7 @@
 
 mod auth;
 mod serve;
+mod uploads;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -59,6 +60,8 @@ pub enum Fault {
     Encoded(&'static str),
     /// A redirect.
     Redirect(String),
+    /// The connection is closed after so many bytes of the request's body. What came of an upload is kept.
+    CutRequest(usize),
 }
 
 /// How it listens.
@@ -127,6 +130,17 @@ struct State {
     log: Mutex<Vec<Recorded>>,
     auth: Mutex<Option<AuthRule>>,
     referrers: Mutex<HashMap<String, Vec<Descriptor>>>,
+    uploads: Mutex<HashMap<String, Vec<u8>>>,
+    traffic: Mutex<Traffic>,
+}
+
+/// How many connections and requests there have been.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    /// Connections in all.
+    pub connections: usize,
+    /// Requests being answered now.
+    pub at_once: usize,
 }
 
 /// A registry on a port of its own, until it is dropped.
@@ -170,7 +184,8 @@ impl ScriptedRegistry {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("address");
         let state = Arc::new(State::default());
-        let acceptor = (listen != Listen::Plain).then(|| acceptor(listen == Listen::MutualTls));
+        let acceptor = (listen != Listen::Plain)
+            .then(|| TlsAcceptor::from(Arc::new(server_config(listen == Listen::MutualTls))));
         let task = tokio::spawn(serve::accept(listener, acceptor, Arc::clone(&state)));
         Self { address, state, task }
     }
@@ -243,6 +258,18 @@ impl ScriptedRegistry {
         self.requests().iter().map(Recorded::line).collect()
     }
 
+    /// Connections and requests so far.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        *lock(&self.state.traffic)
+    }
+
+    /// What was written to a repository: a blob or manifest by digest or tag.
+    #[must_use]
+    pub fn written(&self, path: &str) -> Option<Bytes> {
+        lock(&self.state.content).get(&format!("/v2/{path}")).map(|stored| stored.data.clone())
+    }
+
     /// Forgets the requests so far.
     pub fn forget_requests(&self) {
         lock(&self.state.log).clear();
@@ -258,8 +285,13 @@ impl ScriptedRegistry {
     }
 }
 
+/// What a server with our certificate says in handshakes; a `mutual` one wants a certificate of clients.
+///
+/// # Panics
+/// When the certificates that are compiled in cannot be read.
 #[allow(clippy::expect_used, reason = "for tests only")]
-fn acceptor(mutual: bool) -> TlsAcceptor {
+#[must_use]
+pub fn server_config(mutual: bool) -> rustls::ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -274,5 +306,5 @@ fn acceptor(mutual: bool) -> TlsAcceptor {
     };
     let chain = vec![CertificateDer::from_pem_slice(SERVER.0.as_bytes()).expect("certificate")];
     let key = PrivateKeyDer::from_pem_slice(SERVER.1.as_bytes()).expect("key");
-    TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).expect("certificate")))
+    builder.with_single_cert(chain, key).expect("certificate")
 }

@@ -9,20 +9,20 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Cue, Fault, Recorded, State, Stored, lock};
+use super::{Cue, Fault, Recorded, State, Stored, lock, uploads};
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Bytes,
+pub(super) struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Bytes,
 }
 
 impl Answer {
-    fn status(status: u16) -> Self {
+    pub fn status(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Bytes::new() }
     }
 }
@@ -53,27 +53,53 @@ pub(super) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, stat
 
 async fn connection(stream: Box<dyn Io>, state: &State, origin: &str) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
+    lock(&state.traffic).connections += 1;
     loop {
         let Some(request) = read_request(&mut stream).await? else {
             return Ok(());
         };
-        let Some(request) = request else {
+        let Some(mut request) = request else {
             // What is no HTTP gets what servers answer to it.
             stream
                 .write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                 .await?;
             return stream.shutdown().await;
         };
-        lock(&state.log).push(request.clone());
         let fault = take_fault(state, &request);
-        let answer = respond(state, &request, fault.as_ref(), origin);
-        if !write(&mut stream, &request, answer, fault).await? {
+        let length = request.header("content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
+        let cut = match fault {
+            Some(Fault::CutRequest(after)) => Some(after.min(length)),
+            _ => None,
+        };
+        let mut data = vec![0; cut.unwrap_or(length)];
+        stream.read_exact(&mut data).await?;
+        request.body = String::from_utf8_lossy(&data).into_owned();
+        lock(&state.log).push(request.clone());
+        let _busy = Busy::new(state);
+        let answer = respond(state, &request, (&data, cut.is_none()), fault.as_ref(), origin);
+        if cut.is_some() || !write(&mut stream, &request, answer, fault).await? {
             return stream.shutdown().await;
         }
     }
 }
 
-/// Nothing at the end of the connection; an empty inner option for what is no request.
+/// A request being answered.
+struct Busy<'a>(&'a State);
+
+impl<'a> Busy<'a> {
+    fn new(state: &'a State) -> Self {
+        lock(&state.traffic).at_once += 1;
+        Self(state)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.traffic).at_once -= 1;
+    }
+}
+
+/// The head of a request. Nothing at the end of the connection; an empty inner option for what is no request.
 async fn read_request(stream: &mut BufReader<Box<dyn Io>>) -> io::Result<Option<Option<Recorded>>> {
     if stream.fill_buf().await?.is_empty() {
         return Ok(None);
@@ -95,10 +121,6 @@ async fn read_request(stream: &mut BufReader<Box<dyn Io>>) -> io::Result<Option<
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         request.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let length = request.header("content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await?;
-    request.body = String::from_utf8_lossy(&body).into_owned();
     Ok(Some(Some(request)))
 }
 
@@ -111,7 +133,13 @@ fn take_fault(state: &State, request: &Recorded) -> Option<Fault> {
     Some(cue.fault.clone())
 }
 
-fn respond(state: &State, request: &Recorded, fault: Option<&Fault>, origin: &str) -> Answer {
+fn respond(
+    state: &State,
+    request: &Recorded,
+    (data, is_whole): (&[u8], bool),
+    fault: Option<&Fault>,
+    origin: &str,
+) -> Answer {
     match fault {
         Some(Fault::Status(status)) => return Answer::status(*status),
         Some(Fault::Answer(status, headers, body)) => {
@@ -133,6 +161,9 @@ fn respond(state: &State, request: &Recorded, fault: Option<&Fault>, origin: &st
         if !rule.admits(request) {
             return Answer { headers: rule.challenges(request, origin), ..Answer::status(401) };
         }
+    }
+    if let Some(answer) = uploads::answer(state, request, data, is_whole) {
+        return answer;
     }
     if let Some(list) = lock(&state.referrers).get(path) {
         let body = serde_json::json!({"schemaVersion": 2, "manifests": list}).to_string();

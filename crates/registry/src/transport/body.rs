@@ -78,6 +78,10 @@ impl Body {
             };
             // Trailers are of no interest.
             let Ok(data) = frame.into_data() else { continue };
+            // Whoever knows how long it is does not ask again after the last piece.
+            if self.incoming.is_end_stream() {
+                self.release();
+            }
             if data.is_empty() {
                 continue;
             }

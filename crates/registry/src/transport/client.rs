@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST, LOCATION, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, LOCATION, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::timeout;
 
 use super::dial::Dialer;
@@ -23,6 +24,8 @@ const MAX_REDIRECTS: usize = 10;
 /// A connection that lay unused for this long is not trusted any more.
 const MAX_IDLE: Duration = Duration::from_secs(15);
 const READ_BUFFER: usize = 256 << 10;
+/// Bytes that an HTTP/2 peer may be ahead of us.
+const WINDOW: u32 = 2 << 20;
 
 /// What all requests of a client have in common.
 #[derive(Clone)]
@@ -70,7 +73,33 @@ pub(crate) struct Response {
     pub url: Url,
 }
 
-pub(super) type Sender = SendRequest<Outgoing>;
+/// A connection that takes one request at a time, whatever it is spoken in.
+pub(super) enum Sender {
+    One(http1::SendRequest<Outgoing>),
+    Two(http2::SendRequest<Outgoing>),
+}
+
+impl Sender {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::One(sender) => sender.is_closed(),
+            Self::Two(sender) => sender.is_closed(),
+        }
+    }
+
+    async fn exchange(&mut self, http: http::Request<Outgoing>) -> hyper::Result<http::Response<Incoming>> {
+        match self {
+            Self::One(sender) => {
+                sender.ready().await?;
+                sender.send_request(http).await
+            }
+            Self::Two(sender) => {
+                sender.ready().await?;
+                sender.send_request(http).await
+            }
+        }
+    }
+}
 
 /// Connections that wait for the next request, by origin.
 #[derive(Default)]
@@ -132,18 +161,21 @@ impl Client {
         loop {
             let (mut sender, absolute, proxy_authorization, reused) = match self.pool.take(&origin) {
                 Some(sender) => (sender, false, None, true),
-                None => self.open(url).await?,
+                // On the heap: what it takes to connect is large, and rarely needed.
+                None => Box::pin(self.open(url)).await?,
             };
-            let http = self.compose(request, url, absolute, proxy_authorization)?;
+            let is_http2 = matches!(sender, Sender::Two(_));
+            let http = self.compose(request, url, absolute, is_http2, proxy_authorization)?;
             self.trace_request(&http, url);
-            let exchange = async {
-                sender.ready().await?;
-                sender.send_request(http).await
-            };
-            let response = match patiently(self.options.stall, request.upload.as_ref(), exchange).await {
+            let exchange = Box::pin(sender.exchange(http));
+            let exchange = patiently(self.options.stall, request.upload.as_ref(), exchange).await;
+            let response = match exchange {
                 Ok(Ok(response)) => response,
-                // The peer may close an idle connection at any time; that says nothing about the request.
-                Ok(Err(_)) if reused => continue,
+                // The peer may close an idle connection at any time; that says nothing about the request. What it has
+                // of an upload by then, it has to be asked.
+                Ok(Err(_)) if reused && request.upload.as_ref().is_none_or(|upload| upload.sent() == 0) => {
+                    continue;
+                }
                 Ok(Err(error)) => return Err(Transport::http(&error)),
                 Err(Stalled) => {
                     let text = format!("no answer for {:?}", self.options.stall);
@@ -160,17 +192,20 @@ impl Client {
 
     async fn open(&self, url: &Url) -> Result<(Sender, bool, Option<HeaderValue>, bool), Transport> {
         let connected = self.dialer.connect(url).await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(READ_BUFFER)
-            .handshake(TokioIo::new(connected.io))
-            .await
-            .map_err(|error| Transport::http(&error))?;
-        // Ends by itself once the sender and the body are gone.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::trace!(%error, "connection ended");
-            }
-        });
+        let io = TokioIo::new(connected.io);
+        let failed = |error: hyper::Error| Transport::http(&error);
+        let sender = if connected.is_http2 {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+            let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
+            tokio::spawn(drive(connection));
+            Sender::Two(sender)
+        } else {
+            let (sender, connection) =
+                http1::Builder::new().max_buf_size(READ_BUFFER).handshake(io).await.map_err(failed)?;
+            tokio::spawn(drive(connection));
+            Sender::One(sender)
+        };
         let authorization = connected.proxy.as_ref().and_then(|proxy| proxy.authorization.clone());
         Ok((sender, connected.proxy.is_some(), authorization, false))
     }
@@ -180,18 +215,26 @@ impl Client {
         request: &Request,
         url: &Url,
         absolute: bool,
+        is_http2: bool,
         proxy_authorization: Option<HeaderValue>,
     ) -> Result<http::Request<Outgoing>, Transport> {
-        let target = if absolute { url.to_string() } else { url.target.clone() };
+        let target = if absolute || is_http2 { url.to_string() } else { url.target.clone() };
         let invalid = |error: http::Error| Transport::new(TransportKind::Other, error.to_string());
         let mut http = http::Request::builder()
             .method(request.method.clone())
             .uri(target)
-            .header(HOST, &url.authority)
             .header(http::header::USER_AGENT, &self.options.user_agent)
             .body(Outgoing::new(request.body.clone(), request.upload.clone()))
             .map_err(invalid)?;
         let headers = http.headers_mut();
+        if !is_http2 {
+            headers
+                .insert(HOST, HeaderValue::from_str(&url.authority).map_err(|error| invalid(error.into()))?);
+        }
+        let has_body = request.upload.as_ref().map_or(!request.body.is_empty(), |upload| upload.left() > 0);
+        if !has_body && [Method::POST, Method::PUT, Method::PATCH].contains(&request.method) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let private = url.same_origin(&request.url).then_some(&request.private);
         for (name, value) in request.headers.iter().chain(private.into_iter().flatten()) {
             headers.append(name, value.clone());
@@ -215,6 +258,13 @@ impl Client {
         for warning in parts.headers.get_all(http::header::WARNING) {
             tracing::warn!(host = %url.authority, warning = ?warning, "the registry warns");
         }
+    }
+}
+
+/// Runs a connection; it ends by itself once the sender and the body are gone.
+async fn drive(connection: impl Future<Output = hyper::Result<()>>) {
+    if let Err(error) = connection.await {
+        tracing::trace!(%error, "connection ended");
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Connected {
     pub io: Box<dyn Io>,
     /// The proxy that wants whole addresses in request lines.
     pub proxy: Option<Proxy>,
+    /// Whether the peer speaks HTTP/2 on it.
+    pub is_http2: bool,
 }
 
 /// Makes connections with the options of one host.
@@ -49,6 +51,8 @@ pub(super) struct Dialer {
     matcher: Matcher,
     /// Authorities that turned out to speak no TLS.
     plain: Mutex<HashSet<String>>,
+    /// Authorities that turned out to speak nothing but HTTP/2.
+    http2: Mutex<HashSet<String>>,
 }
 
 impl Dialer {
@@ -59,6 +63,7 @@ impl Dialer {
             config: OnceCell::new(),
             matcher: Matcher::from_env(),
             plain: Mutex::default(),
+            http2: Mutex::default(),
         }
     }
 
@@ -71,7 +76,7 @@ impl Dialer {
         if !may_fall_back {
             return self.connect_tls(url).await.map_err(|failure| failure.error);
         }
-        if !self.is_plain(&url.authority) {
+        if !contains(&self.plain, &url.authority) {
             let failure = match self.connect_tls(url).await {
                 Ok(connected) => return Ok(connected),
                 Err(failure) => failure,
@@ -88,21 +93,29 @@ impl Dialer {
         }
         let plain = Url { scheme: Scheme::Http, ..url.clone() };
         let connected = self.connect_plain(&plain).await?;
-        self.plain.lock().unwrap_or_else(PoisonError::into_inner).insert(url.authority.clone());
+        insert(&self.plain, &url.authority);
         Ok(connected)
-    }
-
-    fn is_plain(&self, authority: &str) -> bool {
-        self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(authority)
     }
 
     async fn connect_plain(&self, url: &Url) -> Result<Connected, Transport> {
         let proxy = proxy::find(&self.matcher, url);
         let stream = self.dial(proxy.as_ref().map_or(url, |proxy| &proxy.url)).await?;
-        Ok(Connected { io: Box::new(stream), proxy })
+        Ok(Connected { io: Box::new(stream), proxy, is_http2: false })
     }
 
+    /// HTTP/1.1 is offered first, and HTTP/2 to whoever refuses that.
     async fn connect_tls(&self, url: &Url) -> Result<Connected, TlsFailure> {
+        let is_http2 = contains(&self.http2, &url.authority);
+        match self.shake_hands(url, is_http2).await {
+            Err(failure) if failure.wants_http2 && !is_http2 => {
+                insert(&self.http2, &url.authority);
+                self.shake_hands(url, true).await
+            }
+            other => other,
+        }
+    }
+
+    async fn shake_hands(&self, url: &Url, is_http2: bool) -> Result<Connected, TlsFailure> {
         let stream = match proxy::find(&self.matcher, url) {
             None => self.dial(url).await?,
             Some(proxy) => {
@@ -114,19 +127,23 @@ impl Dialer {
         };
         let invalid = |_| Transport::new(TransportKind::Other, format!("invalid host name {}", url.host()));
         let name = ServerName::try_from(url.host().to_owned()).map_err(invalid)?;
-        let connector = TlsConnector::from(self.config().await?);
+        let mut config = self.config().await?;
+        if is_http2 {
+            Arc::make_mut(&mut config).alpn_protocols = vec![b"h2".to_vec()];
+        }
+        let connector = TlsConnector::from(config);
         let handshake = connector.connect(name, FirstBytes::new(stream)).into_fallible();
         match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Err(_) => {
                 let error = Transport::new(TransportKind::Timeout, "net/http: TLS handshake timeout");
-                Err(TlsFailure { error, speaks_http: false, handshake_timeout: true })
+                Err(TlsFailure { handshake_timeout: true, ..error.into() })
             }
             Ok(Err((error, io))) => Err(TlsFailure {
-                error: tls::handshake_error(&error, url.host()),
+                wants_http2: tls::refuses_protocol(&error),
                 speaks_http: io.seen == *b"HTTP/",
-                handshake_timeout: false,
+                ..tls::handshake_error(&error, url.host()).into()
             }),
-            Ok(Ok(stream)) => Ok(Connected { io: Box::new(stream), proxy: None }),
+            Ok(Ok(stream)) => Ok(Connected { io: Box::new(stream), proxy: None, is_http2 }),
         }
     }
 
@@ -157,13 +174,22 @@ impl Dialer {
 struct TlsFailure {
     error: Transport,
     speaks_http: bool,
+    wants_http2: bool,
     handshake_timeout: bool,
 }
 
 impl From<Transport> for TlsFailure {
     fn from(error: Transport) -> Self {
-        Self { error, speaks_http: false, handshake_timeout: false }
+        Self { error, speaks_http: false, wants_http2: false, handshake_timeout: false }
     }
+}
+
+fn contains(set: &Mutex<HashSet<String>>, authority: &str) -> bool {
+    set.lock().unwrap_or_else(PoisonError::into_inner).contains(authority)
+}
+
+fn insert(set: &Mutex<HashSet<String>>, authority: &str) {
+    set.lock().unwrap_or_else(PoisonError::into_inner).insert(authority.to_owned());
 }
 
 fn dial_timed_out(url: &Url) -> Transport {

@@ -1,7 +1,7 @@
-//! HTTP/1.1 to one host: connections are dialled when needed, kept while an operation runs, and few.
+//! HTTP to one host: connections are dialled when needed, kept while an operation runs, and few.
 //!
-//! HTTP/2 is not offered: several layers over one connection share its flow-control window and its
-//! congestion, and a registry answers the same over HTTP/1.1.
+//! HTTP/2 is spoken only with hosts that refuse HTTP/1.1: several layers over one connection share its flow-control
+//! window and its congestion, and a registry answers the same over HTTP/1.1.
 
 mod body;
 mod client;

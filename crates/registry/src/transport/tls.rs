@@ -76,6 +76,12 @@ fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> Transport {
     failure(&format!("failed to load {}: {error}", file.display()))
 }
 
+/// Whether a handshake failed for want of a protocol that both know.
+pub(super) fn refuses_protocol(error: &std::io::Error) -> bool {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)))
+}
+
 /// What a failed handshake says.
 pub(super) fn handshake_error(error: &std::io::Error, host: &str) -> Transport {
     let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

@@ -30,6 +30,8 @@ pub type Sent = Arc<dyn Fn(u64) + Send + Sync>;
 #[derive(Clone)]
 pub(crate) struct Upload {
     pub source: Arc<dyn BlobSource>,
+    /// Where in the source the body begins.
+    pub offset: u64,
     pub told: Sent,
     /// Bytes of all tries, so that it only grows.
     pub sent: Arc<AtomicU64>,
@@ -43,7 +45,17 @@ impl std::fmt::Debug for Upload {
 
 impl Upload {
     pub fn new(source: Arc<dyn BlobSource>, told: Sent) -> Self {
-        Self { source, told, sent: Arc::default() }
+        Self { source, offset: 0, told, sent: Arc::default() }
+    }
+
+    /// The same, without the bytes that the host has already.
+    pub fn from(&self, offset: u64) -> Self {
+        Self { offset, ..self.clone() }
+    }
+
+    /// Bytes of the body.
+    pub fn left(&self) -> u64 {
+        self.source.size().saturating_sub(self.offset)
     }
 
     pub fn sent(&self) -> u64 {
@@ -60,7 +72,7 @@ pub(crate) enum Outgoing {
 impl Outgoing {
     pub fn new(small: Bytes, upload: Option<Upload>) -> Self {
         match upload {
-            Some(upload) => Self::Large { upload, offset: 0 },
+            Some(upload) => Self::Large { offset: upload.offset, upload },
             None => Self::Small(Some(small).filter(|data| !data.is_empty())),
         }
     }

@@ -1,5 +1,8 @@
 //! From descriptors to bytes.
 
+use std::sync::Arc;
+
+use corten_registry::Limits;
 use corten_registry::testing::{AuthRule, Fault, ScriptedRegistry};
 use corten_types::ErrorClass;
 
@@ -236,12 +239,56 @@ async fn connections_are_used_again() {
     let data = noise(5000);
     let blob = registry.blob("lab/img", LAYER, &data);
     let fetcher = fetcher(&registry);
-    for _ in 0..3 {
+    for _ in 0..9 {
         read(&fetcher, &blob, 0).await.unwrap();
+    }
+    assert_eq!(registry.traffic().connections, 1);
+    for _ in 0..3 {
         // An idle connection that the peer closed is no failure.
         registry.cue("GET", Fault::Close, 1);
         read(&fetcher, &blob, 0).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_was_learnt_while_resolving_serves_the_fetch() {
+    let registry = ScriptedRegistry::start().await;
+    let blob = registry.blob("lab/img", LAYER, &noise(5000));
+    registry.manifest("lab/img", "1.0", MANIFEST, b"{}");
+    registry.protect(AuthRule { expires_in: 300, ..AuthRule::anonymous() });
+    let (resolver, reference) = (resolver(), reference(&registry.host(), "1.0"));
+    resolver.resolve(&reference).await.unwrap();
+    registry.forget_requests();
+    read(&resolver.fetcher(&reference).unwrap(), &blob, 0).await.unwrap();
+    assert_eq!(registry.lines(), [format!("GET /v2/lab/img/blobs/{}", blob.digest)]);
+    assert_eq!(registry.traffic().connections, 1);
+}
+
+#[tokio::test]
+async fn a_host_is_asked_for_no_more_at_once_than_the_limit_says() {
+    let registry = ScriptedRegistry::start().await;
+    let blobs: Vec<_> = (0..8).map(|n| registry.blob("lab/img", LAYER, &noise(50_000 + n))).collect();
+    registry.cue("GET", Fault::Hang, 99);
+    let limits = Arc::new(Limits::new(2));
+    // Two operations that share the limit.
+    let fetchers = [0, 1].map(|_| {
+        let patient = ResolverOptions { stall_timeout: Duration::from_secs(60), ..options() };
+        let resolver = Resolver::new(ResolverOptions { limits: Arc::clone(&limits), ..patient });
+        resolver.fetcher(&reference(&registry.host(), "1.0")).unwrap()
+    });
+    let reads = blobs.iter().zip(fetchers.iter().cycle()).map(|(blob, fetcher)| read(fetcher, blob, 0));
+    let watch = async {
+        while registry.traffic().at_once < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Time for a third one, which must not come.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    tokio::select! {
+        _ = futures_util::future::join_all(reads) => panic!("nothing was answered"),
+        () = watch => {}
+    }
+    assert_eq!(registry.traffic().at_once, 2);
 }
 
 /// Silence is for other tests: on a busy machine it says nothing.

@@ -4,6 +4,7 @@
 
 mod auth;
 mod fetch;
+mod push;
 mod real;
 mod resolve;
 mod tls;

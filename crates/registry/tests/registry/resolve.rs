@@ -103,6 +103,23 @@ async fn a_passing_failure_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_host_that_asks_for_patience_gets_it() {
+    let registry = ScriptedRegistry::start().await;
+    let want = registry.manifest("lab/img", "1.0", MANIFEST, BODY);
+    let busy = Fault::Answer(429, vec![("Retry-After".to_owned(), "1".to_owned())], Vec::new());
+    registry.cue("HEAD", busy, 2);
+    let begun = std::time::Instant::now();
+    assert_eq!(resolver().resolve(&reference(&registry.host(), "1.0")).await.unwrap(), want);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "as long as it said, each time");
+    // It never relents.
+    registry.cue("HEAD", Fault::Status(429), 99);
+    registry.forget_requests();
+    let error = resolver().resolve(&reference(&registry.host(), "1.0")).await.unwrap_err();
+    assert!(error.to_string().ends_with("429 Too Many Requests"), "{error}");
+    assert_eq!(registry.requests().len(), 5);
+}
+
+#[tokio::test]
 async fn nobody_there_is_a_transport_error() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();

@@ -88,3 +88,50 @@ async fn we_identify_ourselves_with_a_certificate() {
     std::fs::write(dir.path().join("_default/hosts.toml"), text).unwrap();
     resolve(&registry, options()).await.unwrap_err();
 }
+
+/// A host that speaks HTTP/2 and nothing else, and has one manifest.
+async fn http2_only() -> String {
+    use std::sync::Arc;
+
+    use http::{Request, Response};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let mut config = corten_registry::testing::server_config(false);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+        let body = if request.method() == http::Method::HEAD { "" } else { "{}" };
+        let answer = Response::builder()
+            .header("content-type", MANIFEST)
+            .header("docker-content-digest", corten_types::Digest::sha256(b"{}").as_str())
+            .header("content-length", "2")
+            .body(http_body_util::Full::new(bytes::Bytes::from(body)));
+        Ok::<_, std::convert::Infallible>(answer.unwrap())
+    });
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    host
+}
+
+#[tokio::test]
+async fn a_host_that_speaks_only_http2_is_understood() {
+    let host = http2_only().await;
+    let resolver = Resolver::new(defaults());
+    let reference = reference(&host, "1.0");
+    let target = resolver.resolve(&reference).await.unwrap();
+    assert_eq!(target.digest, corten_types::Digest::sha256(b"{}"));
+    let fetcher = resolver.fetcher(&reference).unwrap();
+    for _ in 0..3 {
+        assert_eq!(read(&fetcher, &target, 0).await.unwrap(), b"{}");
+    }
+}

@@ -42,6 +42,10 @@ pub fn image_options(
     Ok(corten_images::Options {
         max_concurrent_downloads: or("max_concurrent_downloads", usual.max_concurrent_downloads),
         max_concurrent_unpacks: or("max_concurrent_unpacks", usual.max_concurrent_unpacks),
+        max_unpacked_layer_size: match config.number(&uri, "max_unpacked_layer_size") {
+            0 => usual.max_unpacked_layer_size,
+            size => size,
+        },
         unpack: unpack.unwrap_or_default(),
         only_by_rules: config.flag(&uri, "check_platform_supported"),
         ..usual
@@ -102,6 +106,7 @@ pub fn settings(config: &Config, plugins: &mut Plugins) -> Result<Settings> {
             .filter(|path| !path.as_os_str().is_empty())
             .collect::<Vec<PathBuf>>(),
         parts: (size > 0).then_some(Parts { size, count }),
+        limits: Arc::default(),
         verifier: verifier.map(Arc::new),
     })
 }

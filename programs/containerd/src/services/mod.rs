@@ -97,6 +97,8 @@ pub struct Settings {
     pub hosts_dirs: Vec<PathBuf>,
     /// Whether blobs are fetched in parts, and in which.
     pub parts: Option<corten_registry::Parts>,
+    /// What bounds requests to each registry, whoever makes them.
+    pub limits: Arc<corten_registry::Limits>,
     /// Whether a pull is asked about before.
     pub verifier: Option<Arc<VerifierDir>>,
 }

@@ -20,9 +20,9 @@ use super::{Services, context, status};
 /// Messages that wait on either side.
 const QUEUE: usize = 64;
 /// Bytes that a sender may be ahead.
-const WINDOW: i32 = 64 << 10;
+const WINDOW: i32 = 1 << 20;
 /// Bytes of one message.
-const PIECE: usize = 32 << 10;
+const PIECE: usize = 128 << 10;
 /// How long a service waits for a stream that its caller has just opened.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Streams that nobody has consumed yet.

@@ -1,7 +1,9 @@
 //! Moving images: between registries, archives and the store, and under other names (spec 03 §10).
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use corten_api::services::transfer::{TransferRequest, transfer_server};
 use corten_api::transfer_types::{self as objects, AuthRequest, AuthResponse, AuthType};
 use corten_images::naming::ImageReference;
@@ -9,8 +11,10 @@ use corten_images::progress::{self, Progress, ProgressReceiver};
 use corten_images::{
     Destination, ExportRequest, Image, ImportRequest, Platforms, PullRequest, PushRequest, Unpack, Verifier,
 };
-use corten_registry::{Credential, CredentialRequest, Credentials, Resolver, ResolverOptions, Scheme};
+use corten_registry::{Credential, CredentialRequest, Credentials, Resolver, ResolverOptions, Scheme, Trace};
 use corten_types::{Any, Context, Error, ErrorClass, Result as Outcome};
+use tokio::task::JoinHandle;
+use tokio_util::io::StreamReader;
 use tonic::{Request, Response, Status};
 
 use super::streaming::Stream;
@@ -18,6 +22,10 @@ use super::{Services, context, required, status};
 
 /// Bytes of an archive between the store and its stream.
 const PIPE: usize = 256 << 10;
+/// Entries of a log that wait for their client.
+const LOG_LINES: usize = 1024;
+/// How long the rest of a log may take.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The two ends of a transfer that can be told apart.
 enum Transfer {
@@ -112,21 +120,29 @@ impl Services {
         to: objects::ImageStore,
         progress: &progress::ProgressSender,
     ) -> Outcome<()> {
-        let resolver = self.resolver(ctx, from.resolver).await?;
+        let (resolver, log) = self.resolver(ctx, from.resolver).await?;
         let verifier = self.settings.verifier.clone().map(|verifier| verifier as Arc<dyn Verifier>);
         let request = PullRequest { reference: from.reference, destination: destination(to), verifier };
-        self.image_service.pull(ctx, &resolver, &request, progress).await.map(drop)
+        let done = self.image_service.pull(ctx, &resolver, &request, progress).await;
+        drop(resolver);
+        finish(log).await;
+        done.map(drop)
     }
 
-    /// Access to registries as the client wants it.
-    async fn resolver(&self, ctx: &Context, options: Option<objects::RegistryResolver>) -> Outcome<Resolver> {
+    /// Access to registries as the client wants it, and what sends it the log of that.
+    async fn resolver(
+        &self,
+        ctx: &Context,
+        options: Option<objects::RegistryResolver>,
+    ) -> Outcome<(Resolver, Option<JoinHandle<()>>)> {
         let options = options.unwrap_or_default();
         let mut credentials: Option<Arc<dyn Credentials>> = None;
         if !options.auth_stream.is_empty() {
             let stream = self.streams.take(&ctx.namespace, &options.auth_stream).await?;
             credentials = Some(Arc::new(Asked(tokio::sync::Mutex::new(stream))));
         }
-        Ok(Resolver::new(ResolverOptions {
+        let (trace, log) = self.trace(ctx, &options).await?;
+        let resolver = Resolver::new(ResolverOptions {
             hosts_dirs: match options.host_dir.as_str() {
                 "" => self.settings.hosts_dirs.clone(),
                 dir => vec![dir.into()],
@@ -140,8 +156,37 @@ impl Services {
             parts: self.settings.parts,
             credentials,
             user_agent: format!("containerd/{}", crate::VERSION),
+            limits: Arc::clone(&self.settings.limits),
+            trace,
             ..ResolverOptions::default()
-        }))
+        });
+        Ok((resolver, log))
+    }
+
+    /// Where requests and answers are shown: to the client if it has a stream for them, else in our own log.
+    async fn trace(
+        &self,
+        ctx: &Context,
+        options: &objects::RegistryResolver,
+    ) -> Outcome<(Option<Trace>, Option<JoinHandle<()>>)> {
+        if options.http_debug() == objects::HttpDebug::Disabled {
+            return Ok((None, None));
+        }
+        if options.logs_stream.is_empty() {
+            let trace: Trace = Arc::new(|lines| tracing::debug!("{}", lines.trim_end()));
+            return Ok((Some(trace), None));
+        }
+        let stream = self.streams.take(&ctx.namespace, &options.logs_stream).await?;
+        let (sender, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Bytes>>(LOG_LINES);
+        // Who reads too slowly misses some.
+        let trace: Trace = Arc::new(move |lines| drop(sender.try_send(Ok(lines.to_owned().into()))));
+        let lines = StreamReader::new(tokio_stream::wrappers::ReceiverStream::new(receiver));
+        let log = tokio::spawn(async move {
+            if let Err(error) = stream.send(lines).await {
+                tracing::debug!(%error, "the log of a transfer is not read");
+            }
+        });
+        Ok((Some(trace), Some(log)))
     }
 
     async fn push(
@@ -152,14 +197,17 @@ impl Services {
         progress: &progress::ProgressSender,
     ) -> Outcome<()> {
         let image = self.images.get(ctx, &from.name)?;
-        let resolver = self.resolver(ctx, to.resolver).await?;
+        let (resolver, log) = self.resolver(ctx, to.resolver).await?;
         let request = PushRequest {
             reference: to.reference,
             target: image.target,
             platforms: chosen(from.platforms),
             max_concurrent_uploads: self.settings.uploads,
         };
-        self.image_service.push(ctx, &resolver, &request, progress).await
+        let done = self.image_service.push(ctx, &resolver, &request, progress).await;
+        drop(resolver);
+        finish(log).await;
+        done
     }
 
     async fn export(
@@ -209,7 +257,7 @@ impl Services {
     ) -> Outcome<()> {
         let incoming = self.streams.take(&ctx.namespace, &from.stream).await?;
         let outgoing = self.streams.take(&ctx.namespace, &to.stream).await?;
-        outgoing.send(tokio_util::io::StreamReader::new(Box::pin(incoming.bytes()))).await
+        outgoing.send(StreamReader::new(Box::pin(incoming.bytes()))).await
     }
 
     async fn import(
@@ -220,7 +268,7 @@ impl Services {
         progress: &progress::ProgressSender,
     ) -> Outcome<()> {
         let stream = self.streams.take(&ctx.namespace, &from.stream).await?;
-        let input = tokio_util::io::StreamReader::new(Box::pin(stream.bytes()));
+        let input = StreamReader::new(Box::pin(stream.bytes()));
         let request = ImportRequest {
             destination: destination(to),
             media_type: from.media_type,
@@ -270,6 +318,16 @@ fn destination(store: objects::ImageStore) -> Destination {
         extra_references: store.extra_references.into_iter().map(reference).collect(),
         unpacks: store.unpacks.into_iter().map(unpack).collect(),
         ..Destination::default()
+    }
+}
+
+/// Waits for the rest of a log to be sent, but not for a client that does not read.
+async fn finish(log: Option<JoinHandle<()>>) {
+    if let Some(log) = log {
+        let abort = log.abort_handle();
+        if tokio::time::timeout(LOG_PATIENCE, log).await.is_err() {
+            abort.abort();
+        }
     }
 }
 

@@ -7,11 +7,11 @@ use clap::Args;
 use corten_api::services::{leases as lease_api, snapshots};
 use corten_types::{Error, Labels, Mount, Platform, Result, ResultExt};
 
-use super::images::Registry;
 use crate::client::{Daemon, error};
 use crate::commands::leases;
 use crate::container::image::{find, unpack};
 use crate::container::snapshotter;
+use crate::registry::Registry;
 
 /// What both commands have.
 #[derive(Debug, Args)]

@@ -13,15 +13,18 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::content::release_layers;
 use super::convert::Convert;
 use super::image_mounts::{ImageMount, ImageUnmount};
 use super::image_records::{Check, Label, Usage};
 use super::image_tree::ImageTree;
 use super::images_out::{Export, Push};
 use crate::client::{Daemon, error};
+use crate::container::image::find;
 use crate::container::{labels, manifest, read_blob};
 use crate::output::{self, Table};
-use crate::progress::Display;
+use crate::progress::{Display, ProgressFlag, Shown};
+use crate::registry::Registry;
 
 /// Images.
 #[derive(Debug, Subcommand)]
@@ -75,23 +78,6 @@ pub enum Images {
     },
 }
 
-/// How a registry is spoken to.
-#[derive(Debug, Args)]
-pub struct Registry {
-    /// Speak HTTP without TLS.
-    #[arg(long)]
-    plain_http: bool,
-    /// name[:password] for the registry.
-    #[arg(short, long)]
-    user: Option<String>,
-    /// A refresh token for the registry.
-    #[arg(long)]
-    refresh: Option<String>,
-    /// Folder with a folder of settings for each registry.
-    #[arg(long)]
-    hosts_dir: Option<PathBuf>,
-}
-
 /// Bring an image from a registry.
 #[derive(Debug, Args)]
 pub struct Pull {
@@ -112,11 +98,29 @@ pub struct Pull {
     /// Leave the manifests of other platforms away.
     #[arg(long)]
     skip_metadata: bool,
+    /// Say the chain ID of what was unpacked.
+    #[arg(long)]
+    print_chainid: bool,
+    #[command(flatten)]
+    progress: ProgressFlag,
+    #[command(flatten)]
+    _of_the_original: PullFlags,
+    /// Its full name; on a terminal docker's short ones are completed.
+    reference: String,
+}
+
+/// Flags of the original for what the daemon does or decides anyhow.
+#[derive(Debug, Args)]
+pub struct PullFlags {
     /// As the original has it; the daemon does the same either way.
     #[arg(long = "local")]
     _by_client: bool,
-    /// Its full name; on a terminal docker's short ones are completed.
-    reference: String,
+    /// As the original has it; files are on disk before the image is recorded.
+    #[arg(long = "sync-fs")]
+    _sync: bool,
+    /// As the original has it; the daemon's own limit holds.
+    #[arg(long = "max-concurrent-downloads", default_value_t = 0, value_name = "COUNT")]
+    _downloads: usize,
 }
 
 /// Bring images from an archive.
@@ -140,9 +144,17 @@ pub struct Import {
     /// As the original has it; the daemon does the same either way.
     #[arg(long = "local")]
     _by_client: bool,
+    /// As the original has it; files are on disk before the image is recorded.
+    #[arg(long = "sync-fs")]
+    _sync: bool,
+    #[command(flatten)]
+    progress: ProgressFlag,
     /// Do not unpack.
     #[arg(long)]
     no_unpack: bool,
+    /// Let layers go once they are unpacked.
+    #[arg(long, conflicts_with = "no_unpack")]
+    discard_unpacked_layers: bool,
     /// The snapshotter.
     #[arg(long, env = "CONTAINERD_SNAPSHOTTER", default_value = "")]
     snapshotter: String,
@@ -225,65 +237,35 @@ fn unpacks(
     platforms.iter().cloned().map(|platform| unpack(Some(platform))).collect()
 }
 
-impl Registry {
-    /// As the daemon is told; it asks for secrets through a stream.
-    pub(super) async fn resolver(&self, daemon: &Daemon) -> Result<objects::RegistryResolver> {
-        let auth = match (&self.user, &self.refresh) {
-            (Some(user), _) => {
-                let (username, secret) = user.split_once(':').unwrap_or((user, ""));
-                Some(objects::AuthResponse {
-                    auth_type: objects::AuthType::Credentials.into(),
-                    username: username.into(),
-                    secret: secret.into(),
-                    ..Default::default()
-                })
-            }
-            (None, Some(token)) => Some(objects::AuthResponse {
-                auth_type: objects::AuthType::Refresh.into(),
-                secret: token.clone(),
-                ..Default::default()
-            }),
-            (None, None) => None,
-        };
-        let mut auth_stream = String::new();
-        if let Some(answer) = auth {
-            auth_stream = unique("auth");
-            let (sender, mut stream) = open(daemon, &auth_stream).await?;
-            tokio::spawn(async move {
-                while let Ok(Some(_)) = stream.message().await {
-                    if sender.send(corten_api::pack(&answer)).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        Ok(objects::RegistryResolver {
-            auth_stream,
-            host_dir: self.hosts_dir.as_ref().map(|dir| dir.display().to_string()).unwrap_or_default(),
-            default_scheme: if self.plain_http { "http".into() } else { String::new() },
-            ..Default::default()
-        })
-    }
-}
-
 impl Pull {
     async fn run(self, daemon: &Daemon) -> Result<()> {
         let reference = match self.reference.contains('/') || !output::is_terminal() {
             true => self.reference.clone(),
             false => Reference::familiar(&self.reference)?.to_string(),
         };
-        let resolver = self.registry.resolver(daemon).await?;
-        let source = objects::OciRegistry { reference: reference.clone(), resolver: Some(resolver) };
+        let mut access = self.registry.access(daemon).await?;
+        let resolver = Some(std::mem::take(&mut access.resolver));
+        let source = objects::OciRegistry { reference: reference.clone(), resolver };
         let platforms = platforms(&self.platform, self.all_platforms)?;
         let store = objects::ImageStore {
-            name: reference,
+            name: reference.clone(),
             labels: labels(&self.label),
             unpacks: unpacks(&platforms, &self.snapshotter),
             platforms,
             all_metadata: !self.skip_metadata,
             ..Default::default()
         };
-        transfer(daemon, corten_api::pack(&source), corten_api::pack(&store), Some("Pulling")).await
+        let shown = Some(("Pulling", self.progress.shown()));
+        let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&store), shown).await;
+        access.finish().await;
+        done?;
+        if self.print_chainid {
+            let image = find(daemon, &reference, &Platform::host()).await?;
+            if let Some(top) = image.chain().last() {
+                println!("image chain ID: {top}");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -319,15 +301,21 @@ impl Import {
             unpacks,
             ..Default::default()
         };
-        let done =
-            transfer(daemon, corten_api::pack(&source), corten_api::pack(&store), Some("Importing")).await;
+        let shown = Some(("Importing", self.progress.shown()));
+        let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&store), shown).await;
         // A file that cannot be read says more than a stream that ended early.
         if feeding.is_finished()
             && let Ok(Err(failed)) = feeding.await
         {
             return Err(failed);
         }
-        done
+        let saved = done?;
+        if self.discard_unpacked_layers {
+            for digest in saved {
+                release_layers(daemon, &digest).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -335,7 +323,7 @@ impl Import {
 async fn feed(file: PathBuf, sender: mpsc::Sender<Any>, mut stream: tonic::Streaming<Any>) -> Result<()> {
     let file = if file.as_os_str() == "-" { PathBuf::from("/dev/stdin") } else { file };
     let mut input = tokio::fs::File::open(&file).await.with_context(|| format!("open {}", file.display()))?;
-    let (mut window, mut buffer) = (0_i64, vec![0; 32 << 10]);
+    let (mut window, mut buffer) = (0_i64, vec![0; 128 << 10]);
     loop {
         while window <= 0 {
             match stream.message().await.map_err(error)? {
@@ -359,12 +347,12 @@ async fn feed(file: PathBuf, sender: mpsc::Sender<Any>, mut stream: tonic::Strea
     }
 }
 
-pub(super) fn unique(what: &str) -> String {
+pub(crate) fn unique(what: &str) -> String {
     format!("{what}-{}-{}", std::process::id(), corten_types::timestamp::nanos())
 }
 
 /// Opens a stream under a name.
-pub(super) async fn open(daemon: &Daemon, id: &str) -> Result<(mpsc::Sender<Any>, tonic::Streaming<Any>)> {
+pub(crate) async fn open(daemon: &Daemon, id: &str) -> Result<(mpsc::Sender<Any>, tonic::Streaming<Any>)> {
     let (sender, receiver) = mpsc::channel(16);
     let gone = |_| Error::unknown("the stream was closed");
     sender.send(corten_api::pack(&StreamInit { id: id.into() })).await.map_err(gone)?;
@@ -375,43 +363,44 @@ pub(super) async fn open(daemon: &Daemon, id: &str) -> Result<(mpsc::Sender<Any>
     Ok((sender, stream))
 }
 
-/// A transfer, with its progress shown.
+/// A transfer, with its progress shown; answers the digests of the images that were recorded, if it is.
 pub(super) async fn transfer(
     daemon: &Daemon,
     source: Any,
     destination: Any,
-    shown: Option<&str>,
-) -> Result<()> {
+    shown: Option<(&str, Shown)>,
+) -> Result<Vec<String>> {
     let mut options = None;
     let mut display = None;
-    if let Some(what) = shown {
+    if let Some((what, shown)) = shown {
         let id = unique("progress");
         let (sender, mut stream) = open(daemon, &id).await?;
         options = Some(TransferOptions { progress_stream: id });
-        let what = what.to_owned();
+        let mut shown = Display::new(what, shown);
         let task = tokio::spawn(async move {
-            let mut display = Display::new();
             while let Ok(Some(message)) = stream.message().await {
                 if let Ok(progress) = corten_api::unpack::<Progress>(&message) {
-                    display.update(&progress);
+                    shown.update(&progress);
                 }
             }
             drop(sender);
-            (display, what)
+            shown
         });
         display = Some(task);
     }
     let request = TransferRequest { source: Some(source), destination: Some(destination), options };
     let done = daemon.transfer().transfer(request).await.map_err(error);
+    let mut saved = Vec::new();
     if let Some(task) = display {
         // The daemon ends the stream with the transfer.
-        if let Ok(Ok((display, what))) = tokio::time::timeout(std::time::Duration::from_secs(2), task).await
+        if let Ok(Ok(display)) = tokio::time::timeout(std::time::Duration::from_secs(2), task).await
             && done.is_ok()
         {
-            display.finish(&what);
+            saved = display.saved().to_vec();
+            display.finish();
         }
     }
-    done.map(drop)
+    done.map(|_| saved)
 }
 
 async fn list(daemon: &Daemon, quiet: bool, filters: Vec<String>) -> Result<()> {

@@ -4,13 +4,17 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use clap::Args;
+use corten_api::services::content::InfoRequest;
+use corten_api::services::images;
 use corten_api::transfer_types::{self as objects, Data, WindowUpdate};
-use corten_types::{Any, Error, Result, ResultExt};
+use corten_types::{Any, Descriptor, Error, Result, ResultExt};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
-use super::images::{Registry, open, platforms, transfer, unique};
+use super::images::{open, platforms, transfer, unique};
 use crate::client::{Daemon, error};
+use crate::progress::ProgressFlag;
+use crate::registry::Registry;
 
 /// Bytes that the daemon may be ahead.
 const WINDOW: i32 = 1 << 20;
@@ -23,9 +27,20 @@ pub struct Push {
     /// Platforms whose content is sent, os/arch; all without it.
     #[arg(long)]
     platform: Vec<String>,
+    #[command(flatten)]
+    progress: ProgressFlag,
     /// As the original has it; the daemon does the same either way.
     #[arg(long = "local")]
     _by_client: bool,
+    /// Send this manifest instead of an image.
+    #[arg(long, value_name = "DIGEST")]
+    manifest: Option<String>,
+    /// The media type of that manifest.
+    #[arg(long, default_value = corten_types::media_type::OCI_MANIFEST)]
+    manifest_type: String,
+    /// As the original has it; the daemon's own limit holds.
+    #[arg(long = "max-concurrent-uploaded-layers", default_value_t = 0, value_name = "COUNT")]
+    _uploads: usize,
     /// Where to, with the host.
     #[arg(default_value = "", value_name = "REMOTE")]
     remote: String,
@@ -39,15 +54,42 @@ impl Push {
         if self.remote.is_empty() {
             return Err(Error::unknown("please provide a remote image reference to push"));
         }
-        let local = if self.local.is_empty() { &self.remote } else { &self.local };
-        let resolver = self.registry.resolver(daemon).await?;
+        if let Some(manifest) = &self.manifest {
+            let name = self.record(daemon, manifest).await?;
+            let done = self.send(daemon, &name).await;
+            let request = images::DeleteImageRequest { name, ..Default::default() };
+            daemon.images().delete(request).await.map_err(error)?;
+            return done;
+        }
+        self.send(daemon, if self.local.is_empty() { &self.remote } else { &self.local }).await
+    }
+
+    /// A record of a manifest for as long as it is being sent, since only images are.
+    async fn record(&self, daemon: &Daemon, manifest: &str) -> Result<String> {
+        let digest = super::content::digest(manifest)?;
+        let info = daemon.content().info(InfoRequest { digest: digest.to_string() }).await.map_err(error)?;
+        let size = info.into_inner().info.unwrap_or_default().size;
+        let target = Descriptor::new(self.manifest_type.clone(), digest, size);
+        let name = unique("push");
+        let image = images::Image { name: name.clone(), target: Some(target.into()), ..Default::default() };
+        let request = images::CreateImageRequest { image: Some(image), ..Default::default() };
+        daemon.images().create(request).await.map_err(error)?;
+        Ok(name)
+    }
+
+    async fn send(&self, daemon: &Daemon, local: &str) -> Result<()> {
+        let mut access = self.registry.access(daemon).await?;
         let source = objects::ImageStore {
-            name: local.clone(),
+            name: local.to_owned(),
             platforms: platforms(&self.platform, self.platform.is_empty())?,
             ..Default::default()
         };
-        let registry = objects::OciRegistry { reference: self.remote.clone(), resolver: Some(resolver) };
-        transfer(daemon, corten_api::pack(&source), corten_api::pack(&registry), Some("Pushing")).await
+        let resolver = Some(std::mem::take(&mut access.resolver));
+        let registry = objects::OciRegistry { reference: self.remote.clone(), resolver };
+        let shown = Some(("Pushing", self.progress.shown()));
+        let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&registry), shown).await;
+        access.finish().await;
+        done.map(drop)
     }
 }
 
@@ -66,6 +108,8 @@ pub struct Export {
     /// Write all platforms.
     #[arg(long)]
     all_platforms: bool,
+    #[command(flatten)]
+    progress: ProgressFlag,
     /// As the original has it; the daemon does the same either way.
     #[arg(long = "local")]
     _by_client: bool,
@@ -105,7 +149,7 @@ impl Export {
             ..Default::default()
         };
         // The archive itself may go to standard output.
-        let shown = (self.file != "-").then_some("Exporting");
+        let shown = (self.file != "-").then_some(("Exporting", self.progress.shown()));
         let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&archive), shown).await;
         if done.is_err() {
             taking.abort();

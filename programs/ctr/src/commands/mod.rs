@@ -4,17 +4,19 @@
 //! A positional argument that is required shows the command's help when it is missing, and that is no error; one with
 //! an empty default leaves the answer to the command.
 
+mod blobs;
 mod check;
 mod checkpoints;
 mod containers;
 mod content;
+mod content_remote;
 mod convert;
 mod cri;
 mod events;
 mod image_mounts;
 mod image_records;
 mod image_tree;
-mod images;
+pub mod images;
 mod images_out;
 mod info;
 mod inspect;

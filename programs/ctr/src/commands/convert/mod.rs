@@ -1,4 +1,8 @@
-//! `images convert`: an image with other media types and other compression of its layers.
+//! `images convert`: an image with other media types, and its layers in other forms.
+
+mod erofs;
+mod lazy;
+mod tape;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -9,9 +13,9 @@ use corten_api::services::{content, images};
 use corten_types::{Descriptor, Digest, Digester, Error, Labels, Platform, Result, ResultExt, media_type};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::client::{Daemon, error};
+use crate::commands::blobs::{once, write};
 use crate::commands::leases;
 use crate::container::read_blob;
 
@@ -50,6 +54,15 @@ pub struct Convert {
     /// Compress layers with Zstandard.
     #[arg(long, group = "compression")]
     zstd: bool,
+    /// Make layers whose files can be fetched one by one, in gzip (eStargz).
+    #[arg(long, group = "compression")]
+    estargz: bool,
+    /// Make layers whose files can be fetched one by one, in Zstandard (zstd:chunked).
+    #[arg(long, group = "compression")]
+    zstdchunked: bool,
+    /// Make layers that the snapshotter erofs mounts as they are; needs mkfs.erofs.
+    #[arg(long, group = "compression")]
+    erofs: bool,
     /// OCI's media types instead of Docker's.
     #[arg(long)]
     oci: bool,
@@ -65,13 +78,29 @@ pub struct Convert {
     target: String,
 }
 
-/// How layers are compressed in the end.
+/// What form layers have in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Compression {
-    None,
+enum Form {
+    Plain,
     Gzip,
     Zstd,
+    Estargz,
+    Chunked,
+    Erofs,
 }
+
+/// What came of a layer.
+#[derive(Debug)]
+struct Made {
+    /// The digest of what is extracted.
+    diff_id: Digest,
+    /// What its descriptor tells readers besides.
+    annotations: BTreeMap<String, String>,
+}
+
+/// Beginnings of annotations that speak of a form.
+const OF_FORMS: [&str; 3] =
+    ["containerd.io/snapshot/stargz/", "io.containers.estargz.", "io.github.containers.zstd-chunked."];
 
 impl Convert {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
@@ -92,17 +121,20 @@ impl Convert {
             (false, true) => Some(vec![Platform::host()]),
             (false, false) => Some(self.platform.iter().map(|text| text.parse()).collect::<Result<_>>()?),
         };
-        let compression = match (self.uncompress, self.gzip, self.zstd) {
-            (true, ..) => Some(Compression::None),
-            (_, true, _) => Some(Compression::Gzip),
-            (.., true) => Some(Compression::Zstd),
-            _ => None,
-        };
+        let forms = [
+            (self.uncompress, Form::Plain),
+            (self.gzip, Form::Gzip),
+            (self.zstd, Form::Zstd),
+            (self.estargz, Form::Estargz),
+            (self.zstdchunked, Form::Chunked),
+            (self.erofs, Form::Erofs),
+        ];
+        let form = forms.into_iter().find(|(wanted, _)| *wanted).map(|(_, form)| form);
         let request = images::GetImageRequest { name: self.source.clone() };
         let found = daemon.images().get(request).await.map_err(error)?.into_inner().image;
         let mut image = found.ok_or_else(|| Error::not_found(format!("image {:?}", self.source)))?;
         let target = Descriptor::try_from(image.target.clone().unwrap_or_default())?;
-        let conversion = Conversion { daemon, oci: self.oci, compression, platforms };
+        let conversion = Conversion { daemon, oci: self.oci, form, platforms };
         let made = conversion.document(&target).await?;
         let digest = made.digest.to_string();
         image.name.clone_from(&self.target);
@@ -113,7 +145,7 @@ impl Convert {
 }
 
 /// Makes the record, or has the one of that name mean the new image.
-async fn record(daemon: &Daemon, image: images::Image) -> Result<()> {
+pub(in crate::commands) async fn record(daemon: &Daemon, image: images::Image) -> Result<()> {
     let request = images::CreateImageRequest { image: Some(image.clone()), ..Default::default() };
     match daemon.images().create(request).await.map_err(error) {
         Err(known) if known.is_already_exists() => {
@@ -127,18 +159,18 @@ async fn record(daemon: &Daemon, image: images::Image) -> Result<()> {
 /// An index or a manifest, its fields in the order in which they are written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Document {
+pub(in crate::commands) struct Document {
     schema_version: u32,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     media_type: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     artifact_type: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    config: Option<Descriptor>,
+    pub config: Option<Descriptor>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     layers: Option<Vec<Descriptor>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    manifests: Option<Vec<Descriptor>>,
+    pub manifests: Option<Vec<Descriptor>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     subject: Option<Descriptor>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,7 +181,7 @@ struct Conversion<'a> {
     daemon: &'a Daemon,
     oci: bool,
     /// That of the layers; as it is without.
-    compression: Option<Compression>,
+    form: Option<Form>,
     /// Of an index; all without.
     platforms: Option<Vec<Platform>>,
 }
@@ -167,8 +199,16 @@ impl Conversion<'_> {
         if let Some(config) = &mut new.config {
             config.media_type = self.media_type(&config.media_type);
         }
+        let mut diff_ids = Vec::new();
         for layer in new.layers.iter_mut().flatten() {
-            *layer = self.layer(layer).await?;
+            let (made, diff_id) = self.layer(layer).await?;
+            *layer = made;
+            diff_ids.push(diff_id);
+        }
+        if let Some(config) = &mut new.config
+            && diff_ids.iter().any(Option::is_some)
+        {
+            *config = self.config(config, &diff_ids).await?;
         }
         if let Some(manifests) = &mut new.manifests {
             manifests.retain(|manifest| self.is_wanted(manifest));
@@ -196,21 +236,51 @@ impl Conversion<'_> {
         new.map_or(old, |(_, oci)| oci).to_owned()
     }
 
-    async fn layer(&self, old: &Descriptor) -> Result<Descriptor> {
-        let media_type = self.media_type(&old.media_type);
-        let changed = self
-            .compression
-            .and_then(|compression| Some((compression, compressed(&media_type, compression)?)));
-        let Some((compression, media_type)) = changed.filter(|(_, new)| *new != media_type) else {
-            return Ok(Descriptor { media_type, ..old.clone() });
-        };
+    /// The config of layers that are extracted to something else than before; the same one if none is.
+    async fn config(&self, old: &Descriptor, diff_ids: &[Option<Digest>]) -> Result<Descriptor> {
+        let bad = |text: &str| Error::invalid_argument(format!("{}: {text}", old.digest));
+        let data = read_blob(self.daemon, old.digest.as_str()).await?;
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&data).map_err(|error| bad(&error.to_string()))?;
+        let known = config.pointer_mut("/rootfs/diff_ids").and_then(serde_json::Value::as_array_mut);
+        let known = known.filter(|known| known.len() == diff_ids.len());
+        let known = known.ok_or_else(|| bad("the config does not tell what each layer is extracted to"))?;
+        let before = known.clone();
+        for (known, new) in known.iter_mut().zip(diff_ids) {
+            if let Some(new) = new {
+                *known = new.to_string().into();
+            }
+        }
+        if *known == before {
+            return Ok(old.clone());
+        }
+        let data = serde_json::to_vec(&config).map_err(|bad| Error::internal(bad.to_string()))?;
+        let digest = Digest::sha256(&data);
         let (digest, size) =
-            self.recompress(old, compression).await.with_context(|| old.digest.to_string())?;
-        Ok(Descriptor { media_type, digest, size, ..old.clone() })
+            write(self.daemon, format!("convert-{digest}"), Labels::new(), once(data)).await?;
+        Ok(Descriptor { digest, size, ..old.clone() })
     }
 
-    /// Reads a layer, compresses it in another way, and writes it, all at once.
-    async fn recompress(&self, old: &Descriptor, compression: Compression) -> Result<(Digest, i64)> {
+    /// A layer in the wanted form, and what it is extracted to if it is another one than before.
+    async fn layer(&self, old: &Descriptor) -> Result<(Descriptor, Option<Digest>)> {
+        let mut new = Descriptor { media_type: self.media_type(&old.media_type), ..old.clone() };
+        let wanted = self.form.and_then(|form| Some((form, typed(&new.media_type, form)?)));
+        let Some((form, media_type)) = wanted.filter(|(form, kind)| !has_form(&new, *form, kind)) else {
+            return Ok((new, None));
+        };
+        let failed = || old.digest.to_string();
+        let (digest, size, made) = match form {
+            Form::Erofs => erofs::layer(self.daemon, old).await.with_context(failed)?,
+            _ => self.recompress(old, form).await.with_context(failed)?,
+        };
+        (new.media_type, new.digest, new.size) = (media_type, digest, size);
+        new.annotations.retain(|key, _| !OF_FORMS.iter().any(|form| key.starts_with(form)));
+        new.annotations.extend(made.annotations);
+        Ok((new, Some(made.diff_id)))
+    }
+
+    /// Reads a layer, brings it into another form, and writes it, all at once.
+    async fn recompress(&self, old: &Descriptor, form: Form) -> Result<(Digest, i64, Made)> {
         let (input, arriving) = mpsc::channel(4);
         let (output, outgoing) = mpsc::channel(4);
         let request = content::ReadContentRequest { digest: old.digest.to_string(), offset: 0, size: 0 };
@@ -225,41 +295,53 @@ impl Conversion<'_> {
             Ok::<_, Error>(())
         };
         let thread = tokio::task::spawn_blocking(move || {
-            recompressed(Arriving::new(arriving), Outgoing::new(output), compression)
+            reformed(Arriving::new(arriving), Outgoing::new(output), form)
         });
-        let reference = format!("convert-{compression:?}-from-{}", old.digest).to_lowercase();
+        let reference = format!("convert-{form:?}-from-{}", old.digest).to_lowercase();
         let writing = write(self.daemon, reference, Labels::new(), outgoing);
         let (read, made, written) = tokio::join!(reading, thread, writing);
         read?;
-        let uncompressed = made.map_err(|bad| Error::internal(bad.to_string()))??;
+        let made = made.map_err(|bad| Error::internal(bad.to_string()))??;
         let (digest, size) = written?;
-        if compression != Compression::None {
-            let label = Labels::from([(UNCOMPRESSED.to_owned(), uncompressed.to_string())]);
+        if form != Form::Plain {
+            let label = Labels::from([(UNCOMPRESSED.to_owned(), made.diff_id.to_string())]);
             let info = content::Info { digest: digest.to_string(), labels: label, ..Default::default() };
             let update_mask = Some(prost_types::FieldMask { paths: vec![format!("labels.{UNCOMPRESSED}")] });
             let request = content::UpdateRequest { info: Some(info), update_mask };
             self.daemon.content().update(request).await.map_err(error)?;
         }
-        Ok((digest, size))
+        Ok((digest, size, made))
     }
 }
 
-/// The type of a layer with another compression; nothing for what is no layer, or encrypted.
-fn compressed(media_type: &str, compression: Compression) -> Option<String> {
-    let (base, separator) = match media_type.split_once(".tar") {
+/// Whether a layer has a form already.
+fn has_form(layer: &Descriptor, form: Form, media_type: &str) -> bool {
+    let is_told = |prefix: &str| layer.annotations.keys().any(|key| key.starts_with(prefix));
+    layer.media_type == media_type
+        && match form {
+            Form::Plain | Form::Gzip | Form::Zstd | Form::Erofs => true,
+            Form::Estargz => is_told(OF_FORMS[0]),
+            Form::Chunked => is_told(OF_FORMS[2]),
+        }
+}
+
+/// The type of a layer in another form; nothing for what is no archive, or encrypted.
+fn typed(old: &str, form: Form) -> Option<String> {
+    let (base, separator) = match old.split_once(".tar") {
         Some((base, "" | "+gzip" | "+zstd")) if base.contains("oci.image.layer.") => (base, '+'),
         Some((base, "" | ".gzip" | ".zstd")) if base.contains("docker.image.rootfs.") => (base, '.'),
         _ => return None,
     };
-    Some(match compression {
-        Compression::None => format!("{base}.tar"),
-        Compression::Gzip => format!("{base}.tar{separator}gzip"),
-        Compression::Zstd => format!("{base}.tar{separator}zstd"),
+    Some(match form {
+        Form::Plain => format!("{base}.tar"),
+        Form::Gzip | Form::Estargz => format!("{base}.tar{separator}gzip"),
+        Form::Zstd | Form::Chunked => format!("{base}.tar{separator}zstd"),
+        Form::Erofs => media_type::EROFS_LAYER.to_owned(),
     })
 }
 
 /// Labels by which the collector finds what a document refers to.
-fn references(document: &Document) -> Labels {
+pub(in crate::commands) fn references(document: &Document) -> Labels {
     let label = |key: String, one: &Descriptor| {
         (format!("containerd.io/gc.ref.content.{key}"), one.digest.to_string())
     };
@@ -270,69 +352,8 @@ fn references(document: &Document) -> Labels {
     config.chain(numbered(&document.layers, "l")).chain(numbered(&document.manifests, "m")).collect()
 }
 
-fn once(data: Vec<u8>) -> mpsc::Receiver<Bytes> {
-    let (sender, receiver) = mpsc::channel(1);
-    // There is room for one.
-    let _ = sender.try_send(data.into());
-    receiver
-}
-
-/// Writes a blob as its bytes come; answers digest and size.
-async fn write(
-    daemon: &Daemon,
-    reference: String,
-    labels: Labels,
-    mut data: mpsc::Receiver<Bytes>,
-) -> Result<(Digest, i64)> {
-    let (sender, requests) = mpsc::channel(4);
-    let feeding = async move {
-        let (mut digester, mut offset) = (Digester::default(), 0_i64);
-        let first = content::WriteContentRequest { r#ref: reference.clone(), ..Default::default() };
-        let mut open = sender.send(first).await.is_ok();
-        while let Some(data) = data.recv().await {
-            digester.update(&data);
-            let length = i64::try_from(data.len()).unwrap_or(i64::MAX);
-            let action = content::WriteAction::Write.into();
-            let request = content::WriteContentRequest {
-                action,
-                r#ref: reference.clone(),
-                offset,
-                data,
-                ..Default::default()
-            };
-            open = open && sender.send(request).await.is_ok();
-            offset += length;
-        }
-        let digest = digester.finish();
-        let commit = content::WriteContentRequest {
-            action: content::WriteAction::Commit.into(),
-            r#ref: reference,
-            total: offset,
-            offset,
-            expected: digest.to_string(),
-            labels,
-            ..Default::default()
-        };
-        if open {
-            let _ = sender.send(commit).await;
-        }
-        (digest, offset)
-    };
-    let answering = async {
-        let mut answers =
-            daemon.content().write(ReceiverStream::new(requests)).await.map_err(error)?.into_inner();
-        while answers.message().await.map_err(error)?.is_some() {}
-        Ok::<_, Error>(())
-    };
-    let (made, answered) = tokio::join!(feeding, answering);
-    match answered {
-        Err(failed) if !failed.is_already_exists() => Err(failed),
-        _ => Ok(made),
-    }
-}
-
-/// Decompresses and compresses; answers the digest of what is between.
-fn recompressed(input: Arriving, output: Outgoing, compression: Compression) -> Result<Digest> {
+/// Decompresses, and writes what that gives in another form.
+fn reformed(input: Arriving, output: Outgoing, form: Form) -> Result<Made> {
     let mut input = decoder(input)?;
     let mut digester = Digester::default();
     let mut copy = |output: &mut dyn Write| -> std::io::Result<()> {
@@ -347,18 +368,21 @@ fn recompressed(input: Arriving, output: Outgoing, compression: Compression) -> 
             output.write_all(data)?;
         }
     };
-    let mut output = match compression {
-        Compression::None => {
+    let mut output = match form {
+        Form::Estargz => return lazy::estargz(input, output),
+        Form::Chunked => return lazy::chunked(input, output),
+        Form::Erofs => return Err(Error::internal("images of erofs are made elsewhere")),
+        Form::Plain => {
             let mut output = output;
             copy(&mut output)?;
             output
         }
-        Compression::Gzip => {
+        Form::Gzip => {
             let mut encoder = flate2::write::GzEncoder::new(output, flate2::Compression::default());
             copy(&mut encoder)?;
             encoder.finish()?
         }
-        Compression::Zstd => {
+        Form::Zstd => {
             let mut encoder = zstd::stream::write::Encoder::new(output, ZSTD_LEVEL)?;
             encoder.include_checksum(true)?;
             copy(&mut encoder)?;
@@ -366,7 +390,7 @@ fn recompressed(input: Arriving, output: Outgoing, compression: Compression) -> 
         }
     };
     output.flush()?;
-    Ok(digester.finish())
+    Ok(Made { diff_id: digester.finish(), annotations: BTreeMap::new() })
 }
 
 fn decoder(input: Arriving) -> Result<Box<dyn Read>> {
@@ -447,16 +471,13 @@ mod tests {
 
     #[test]
     fn types_follow_the_compression() {
-        let zstd = |kind: &str| compressed(kind, Compression::Zstd);
+        let zstd = |kind: &str| typed(kind, Form::Zstd);
         assert_eq!(zstd(media_type::OCI_LAYER_GZIP).as_deref(), Some(media_type::OCI_LAYER_ZSTD));
         assert_eq!(
             zstd(media_type::DOCKER_LAYER_GZIP).as_deref(),
             Some("application/vnd.docker.image.rootfs.diff.tar.zstd")
         );
-        assert_eq!(
-            compressed(media_type::OCI_LAYER_ZSTD, Compression::None).as_deref(),
-            Some(media_type::OCI_LAYER)
-        );
+        assert_eq!(typed(media_type::OCI_LAYER_ZSTD, Form::Plain).as_deref(), Some(media_type::OCI_LAYER));
         assert_eq!(zstd("application/vnd.oci.image.layer.v1.tar+gzip+encrypted"), None);
         assert_eq!(zstd("application/vnd.in-toto+json"), None);
     }

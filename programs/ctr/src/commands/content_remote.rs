@@ -1,0 +1,254 @@
+//! `content fetch`, `fetch-object`, `fetch-blob` and `push-object`: single things of registries.
+
+use std::sync::Arc;
+
+use clap::Args;
+use corten_api::services::content::InfoRequest;
+use corten_api::services::images;
+use corten_api::transfer_types as objects;
+use corten_registry::{BlobSource, Fetcher};
+use corten_types::{Descriptor, Digest, Error, Labels, Reference, Result, ResultExt, media_type};
+
+use super::blobs;
+use super::content::digest;
+use super::convert::{Document, record, references};
+use super::images::{platforms, transfer};
+use crate::client::{Daemon, error};
+use crate::commands::leases;
+use crate::container::{labels, read_blob};
+use crate::output;
+use crate::progress::ProgressFlag;
+use crate::registry::Registry;
+
+/// How long the parts are kept should this program be ended in between.
+const LIFE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// Bring an image from a registry without unpacking it.
+#[derive(Debug, Args)]
+pub struct Fetch {
+    #[command(flatten)]
+    registry: Registry,
+    /// Labels of the image, K=V.
+    #[arg(long)]
+    label: Vec<String>,
+    /// Platforms to bring, os/arch.
+    #[arg(long)]
+    platform: Vec<String>,
+    /// Bring all platforms.
+    #[arg(long)]
+    all_platforms: bool,
+    /// Leave the manifests of other platforms away.
+    #[arg(long)]
+    skip_metadata: bool,
+    /// Manifests and configs of all platforms, and no layers.
+    #[arg(long)]
+    metadata_only: bool,
+    #[command(flatten)]
+    progress: ProgressFlag,
+    /// Its full name.
+    #[arg(default_value = "")]
+    reference: String,
+}
+
+impl Fetch {
+    pub async fn run(self, daemon: &Daemon) -> Result<()> {
+        self.reference
+            .parse::<Reference>()
+            .with_context(|| format!("failed to resolve reference {:?}", self.reference))?;
+        if self.metadata_only {
+            return self.metadata(daemon).await;
+        }
+        let mut access = self.registry.access(daemon).await?;
+        let resolver = Some(std::mem::take(&mut access.resolver));
+        let source = objects::OciRegistry { reference: self.reference.clone(), resolver };
+        let store = objects::ImageStore {
+            name: self.reference,
+            labels: labels(&self.label),
+            platforms: platforms(&self.platform, self.all_platforms)?,
+            all_metadata: !self.skip_metadata,
+            ..Default::default()
+        };
+        let shown = Some(("Fetching", self.progress.shown()));
+        let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&store), shown).await;
+        access.finish().await;
+        done.map(drop)
+    }
+
+    /// Brings the documents of an image, which say all of it but what is in its layers.
+    async fn metadata(self, daemon: &Daemon) -> Result<()> {
+        let local = self.registry.local()?;
+        let reference: Reference = self.reference.parse()?;
+        let lease = leases::create(daemon, None, LIFE, Labels::new()).await?;
+        let leased = daemon.leased(&lease)?;
+        let fetched = async {
+            let target = local.resolver.resolve(&reference).await.context("failed to resolve image")?;
+            documents(&leased, &local.resolver.fetcher(&reference)?, &target).await?;
+            let (name, labels) = (self.reference.clone(), labels(&self.label));
+            let image = images::Image { name, labels, target: Some(target.into()), ..Default::default() };
+            record(&leased, image).await
+        };
+        let done = fetched.await;
+        let request = corten_api::services::leases::DeleteRequest { id: lease, sync: false };
+        daemon.leases().delete(request).await.ok();
+        done
+    }
+}
+
+/// Stores a document and those that it names, these first.
+async fn documents(daemon: &Daemon, fetcher: &Fetcher, target: &Descriptor) -> Result<()> {
+    let data = whole(fetcher, target).await?;
+    let mut labels = Labels::new();
+    if media_type::is_index(&target.media_type) || media_type::is_manifest(&target.media_type) {
+        let document: Document = serde_json::from_slice(&data)
+            .map_err(|bad| Error::invalid_argument(format!("{}: {bad}", target.digest)))?;
+        for part in document.config.iter().chain(document.manifests.iter().flatten()) {
+            Box::pin(documents(daemon, fetcher, part)).await?;
+        }
+        labels = references(&document);
+    }
+    blobs::write(daemon, format!("fetch-{}", target.digest), labels, blobs::once(data)).await.map(drop)
+}
+
+/// A document, verified.
+async fn whole(fetcher: &Fetcher, target: &Descriptor) -> Result<Vec<u8>> {
+    if target.size > corten_registry::MAX_MANIFEST_SIZE {
+        return Err(Error::invalid_argument(format!(
+            "{}: {} bytes are too many",
+            target.digest, target.size
+        )));
+    }
+    let mut download = fetcher.fetch(target, 0).await.context("failed to copy")?;
+    let mut data = Vec::new();
+    while let Some(chunk) = download.chunk().await? {
+        data.extend_from_slice(&chunk);
+    }
+    let found = Digest::sha256(&data);
+    if found != target.digest {
+        return Err(Error::failed_precondition(format!("got digest {found}, expected {}", target.digest)));
+    }
+    Ok(data)
+}
+
+/// Write what a registry has under a name to standard output.
+#[derive(Debug, Args)]
+pub struct FetchObject {
+    #[command(flatten)]
+    registry: Registry,
+    /// Its full name.
+    #[arg(default_value = "")]
+    reference: String,
+    /// As the original has it.
+    #[arg(hide = true)]
+    _hints: Vec<String>,
+}
+
+impl FetchObject {
+    pub async fn run(self) -> Result<()> {
+        let reference: Reference = self.reference.parse()?;
+        if reference.object.is_empty() {
+            return Err(Error::unknown("object required"));
+        }
+        let local = self.registry.local()?;
+        let target = local.resolver.resolve(&reference).await?;
+        show(&local.resolver.fetcher(&reference)?, &target).await
+    }
+}
+
+/// Writes content to standard output as it comes.
+async fn show(fetcher: &Fetcher, target: &Descriptor) -> Result<()> {
+    let mut download = fetcher.fetch(target, 0).await?;
+    while let Some(chunk) = download.chunk().await? {
+        output::bytes(&chunk);
+    }
+    Ok(())
+}
+
+/// Write blobs of a registry to standard output.
+#[derive(Debug, Args)]
+pub struct FetchBlob {
+    #[command(flatten)]
+    registry: Registry,
+    /// What the registry is told that is wanted.
+    #[arg(long, default_value = "")]
+    media_type: String,
+    /// The repository, with the host.
+    #[arg(default_value = "")]
+    remote: String,
+    digests: Vec<String>,
+}
+
+impl FetchBlob {
+    pub async fn run(self) -> Result<()> {
+        if self.digests.is_empty() {
+            return Err(Error::unknown("must specify digests"));
+        }
+        let digests: Vec<Digest> = self.digests.iter().map(|text| digest(text)).collect::<Result<_>>()?;
+        let repository: Reference = self.remote.parse()?;
+        let local = self.registry.local()?;
+        let fetcher = local.resolver.fetcher(&repository)?;
+        for digest in digests {
+            let mut reference = repository.clone();
+            reference.object = format!("@{digest}");
+            let mut target = local.resolver.resolve(&reference).await?;
+            if !self.media_type.is_empty() {
+                target.media_type.clone_from(&self.media_type);
+            }
+            show(&fetcher, &target).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Send a blob or manifest to a registry.
+#[derive(Debug, Args)]
+pub struct PushObject {
+    #[command(flatten)]
+    registry: Registry,
+    /// Where to, with the host.
+    #[arg(default_value = "")]
+    reference: String,
+    #[arg(default_value = "")]
+    digest: String,
+    /// Its media type.
+    #[arg(default_value = "")]
+    media_type: String,
+}
+
+/// Bytes in memory.
+struct Bytes(Vec<u8>);
+
+impl BlobSource for Bytes {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
+        let rest = self.0.get(from..).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        if let (Some(room), Some(data)) = (buffer.get_mut(..count), rest.get(..count)) {
+            room.copy_from_slice(data);
+        }
+        Ok(count)
+    }
+}
+
+impl PushObject {
+    pub async fn run(self, daemon: &Daemon) -> Result<()> {
+        let digest = digest(&self.digest)?;
+        let reference: Reference = self.reference.parse()?;
+        let local = self.registry.local()?;
+        let info = daemon.content().info(InfoRequest { digest: digest.to_string() }).await.map_err(error)?;
+        let size = info.into_inner().info.unwrap_or_default().size;
+        let target = Descriptor::new(self.media_type, digest, size);
+        let pusher = local.resolver.pusher(&reference)?;
+        let data = read_blob(daemon, target.digest.as_str()).await?;
+        if media_type::is_manifest(&target.media_type) || media_type::is_index(&target.media_type) {
+            pusher.manifest(&target, data.into(), true).await?;
+        } else {
+            pusher.blob(&target, None, Arc::new(Bytes(data)), Arc::new(|_| {})).await?;
+        }
+        println!("Pushed {} {}", target.digest, target.media_type);
+        Ok(())
+    }
+}
