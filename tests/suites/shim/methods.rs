@@ -126,7 +126,13 @@ async fn running(seen: &mut Seen, shim: &Shim) {
     seen.done("start", shim.start("c", "").await);
     seen.done("start again", shim.start("c", "").await);
     seen.state("running", shim, "c", "").await;
-    seen.note("pids", &pids(shim, "c").await, |pids| format!("{pids:?}"));
+    // The shell of the container may have started its child by now, or not.
+    let names = |pids: &Vec<String>| {
+        let mut names = pids.clone();
+        names.dedup();
+        format!("{names:?}")
+    };
+    seen.note("pids", &pids(shim, "c").await, names);
     let show =
         |one: &task::ConnectResponse| format!("{} {} {:?}", one.shim_pid > 0, one.task_pid > 0, one.version);
     seen.note("connect", &connect(shim, "c").await, show);
@@ -138,7 +144,7 @@ async fn running(seen: &mut Seen, shim: &Shim) {
     seen.done("kill what is only added", shim.kill("c", "e", 9, false).await);
     seen.done("start exec", shim.start("c", "e").await);
     seen.state("exec", shim, "c", "e").await;
-    seen.note("pids with exec", &pids(shim, "c").await, |pids| format!("{pids:?}"));
+    seen.note("pids with exec", &pids(shim, "c").await, names);
     seen.deleted("delete running exec", shim, "c", "e").await;
     seen.done("pause", pause(shim, "c").await);
     seen.state("paused", shim, "c", "").await;
