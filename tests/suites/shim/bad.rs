@@ -319,7 +319,8 @@ async fn a_full_disk_under_the_bundle_is_told_of_and_cleared_up() {
     }
     shim.remove("c").await;
     shim.shut_down().await;
-    // The shim answered its shutdown before it ended: its folder is this one.
+    // The shim answered its shutdown before it ended, and its folder is this one.
+    lab.close_logs();
     eventually("nobody is in the bundle", PATIENCE, || {
         rustix::mount::unmount(&disk, rustix::mount::UnmountFlags::empty()).ok()
     });
