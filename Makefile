@@ -60,6 +60,19 @@ test-differential: ## the tables of requests and answers, on our daemon and on D
 	cargo build -p containerd -p ctr
 	PEERS=$(PEERS) cargo nextest run -p corten-tests --test conformance --no-fail-fast
 
+.PHONY: test-docker
+test-docker: ## Docker Engine 20.10 and 26.1 on our daemon; with PEERS=DIR on Debian's too, and the table for docs/docker.md
+	@scripts/setup test
+	@scripts/peers $(PEERS)
+	cargo build --workspace --bins
+	@rm -f target/docker.tsv
+	DOCKER_TABLE=$(CURDIR)/target/docker.tsv PEERS=$(PEERS) cargo nextest run -p corten-tests --test docker --run-ignored all --no-fail-fast
+ifneq ($(origin PEERS),file)
+	DOCKER_REFERENCE=1 DOCKER_TABLE=$(CURDIR)/target/docker.tsv PEERS=$(PEERS) \
+		cargo nextest run -p corten-tests --test docker --run-ignored all --no-fail-fast
+	scripts/docker-table target/docker.tsv docs/docker.md
+endif
+
 .PHONY: fuzz
 fuzz: ## throw garbage at everything that reads bytes from outside, SECONDS=60 for each; TARGETS=names for some
 	@scripts/setup test

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot be set up stops")]
 
+mod docker;
 mod idle;
 mod memory;
 mod raw;
@@ -62,6 +63,8 @@ enum Figure {
     Content,
     /// The longest wait of a writer while much is collected.
     Collect,
+    /// Docker Engine on both.
+    Docker,
 }
 
 /// The two nodes under comparison.
@@ -106,6 +109,9 @@ fn main() {
     }
     if wanted(Figure::Collect) {
         store::collect(&sides.ours, args.objects);
+    }
+    if wanted(Figure::Docker) {
+        docker::runs(args.runs, 20);
     }
     memory::after(&sides);
     sides.ours.finish();

@@ -110,8 +110,13 @@ impl Running {
     }
 
     /// Waits for the end; a command that takes longer than [`PATIENCE`] is ended.
-    pub fn finish(mut self) -> Finished {
-        let ended = wait_for(self.child.id(), PATIENCE);
+    pub fn finish(self) -> Finished {
+        self.finish_within(PATIENCE)
+    }
+
+    /// Waits for the end; a command that takes longer is ended.
+    pub fn finish_within(mut self, patience: Duration) -> Finished {
+        let ended = wait_for(self.child.id(), patience);
         if !ended {
             self.child.kill().ok();
         }

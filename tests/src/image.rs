@@ -251,13 +251,7 @@ impl Image {
     /// When the file cannot be written.
     pub fn save(&self, path: &Path, name: &str) -> Result<()> {
         let mut archive = tar::Builder::new(std::fs::File::create(path)?);
-        let mut add = |name: &str, data: &[u8]| -> Result<()> {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(data.len() as u64);
-            header.set_mode(0o644);
-            header.set_cksum();
-            Ok(archive.append_data(&mut header, name, data)?)
-        };
+        let mut add = |name: &str, data: &[u8]| append(&mut archive, name, data);
         let mut descriptor = self.target.descriptor();
         descriptor["annotations"] = json!({"io.containerd.image.name": name});
         let index = json!({"schemaVersion": 2, "manifests": [descriptor]});
@@ -269,6 +263,33 @@ impl Image {
         archive.into_inner()?.flush()?;
         Ok(())
     }
+
+    /// Writes an archive as `docker save` did before it knew OCI's layout, for every `docker load`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save_for_docker(&self, path: &Path, name: &str) -> Result<()> {
+        let (config, layers) = self.blobs.split_first().context("an image has a config")?;
+        let file = |blob: &Blob| format!("{}.tar", blob.digest().hex());
+        let names: Vec<String> = layers.iter().map(file).collect();
+        let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": names}]).to_string();
+        let mut archive = tar::Builder::new(std::fs::File::create(path)?);
+        append(&mut archive, "manifest.json", manifest.as_bytes())?;
+        append(&mut archive, "config.json", &config.data)?;
+        for layer in layers {
+            append(&mut archive, &file(layer), &layer.data)?;
+        }
+        archive.into_inner()?.flush()?;
+        Ok(())
+    }
+}
+
+fn append(archive: &mut tar::Builder<std::fs::File>, name: &str, data: &[u8]) -> Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(data.len() as u64);
+    header.set_mode(0o644);
+    header.set_cksum();
+    Ok(archive.append_data(&mut header, name, data)?)
 }
 
 /// Compresses with gzip.

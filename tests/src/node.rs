@@ -222,6 +222,20 @@ impl Node {
         assert_eq!(code, Some(0), "SIGTERM must end the daemon cleanly:\n{}", self.log());
     }
 
+    /// Ends what the daemon started and takes away what a machine forgets with its power: processes, mounts and the
+    /// state folder.
+    ///
+    /// # Panics
+    /// When the daemon runs.
+    pub fn lose_power(&mut self) {
+        assert!(self.child.is_none(), "the daemon runs");
+        leftovers::clear(self.path(), &self.namespace);
+        for mount in self.scratch.mounts() {
+            rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH).ok();
+        }
+        std::fs::remove_dir_all(self.join("state")).ok();
+    }
+
     fn end_daemon(&mut self, signal: Signal) -> Option<i32> {
         let mut child = self.child.take()?;
         let pid = Pid::from_child(&child);
@@ -236,8 +250,25 @@ impl Node {
         self.foreign_ctr_command(&self.ctr, args)
     }
 
+    /// The same in another namespace.
+    pub fn ctr_command_in<I, S>(&self, namespace: &str, args: I) -> Command
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.any_ctr_command(&self.ctr, namespace, args)
+    }
+
     /// The same with another `ctr` program.
     pub fn foreign_ctr_command<I, S>(&self, program: &Path, args: I) -> Command
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.any_ctr_command(program, &self.namespace, args)
+    }
+
+    fn any_ctr_command<I, S>(&self, program: &Path, namespace: &str, args: I) -> Command
     where
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
@@ -246,7 +277,7 @@ impl Node {
         command
             .arg("--address")
             .arg(self.address())
-            .args(["--namespace", &self.namespace])
+            .args(["--namespace", namespace])
             .args(args)
             .env("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS", "1");
         command

@@ -19,6 +19,16 @@ impl Peers {
         Self { root }
     }
 
+    /// The folder of a group of packages: `docker-26.1`, as scripts/peers names them.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn folder(&self, group: &str) -> PathBuf {
+        let folder = self.root.join(group);
+        assert!(folder.join("usr").is_dir(), "no {group} in {}: run `make peers`", self.root.display());
+        folder
+    }
+
     /// Debian's containerd 1.6: `containerd`, `ctr`, shims.
     pub fn containerd_1_6(&self) -> PathBuf {
         self.root.join("containerd-1.6/usr/bin")
