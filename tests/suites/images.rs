@@ -242,7 +242,6 @@ fn blobs_are_made_changed_fetched_and_sent_as_by_debians_ctr() {
     let (ours, theirs) = (Node::start(), Node::peer(&Peers::find().containerd_2_1()).start());
     let registry = Registry::start();
     let image = registry.push(&ImageBuilder::busybox().build(), "lab/box:1");
-    let there = format!("{}/lab/copy", registry.host());
     let data = b"{\"a\":1}";
     let digest = corten_tests::Digest::sha256(data).to_string();
     let manifest = ImageBuilder::busybox().build().target.digest().to_string();
@@ -263,8 +262,8 @@ fn blobs_are_made_changed_fetched_and_sent_as_by_debians_ctr() {
         &["fetch-object", "--plain-http", &image],
         &["fetch-object", "nope"],
         &["fetch-blob", "--plain-http", &image],
-        &["push-object", "--plain-http", &there, &digest, "application/octet-stream"],
-        &["push-object", "--plain-http", &there, "nope", "x"],
+        &["push-object", "--plain-http", "$THERE", &digest, "application/octet-stream"],
+        &["push-object", "--plain-http", "$THERE", "nope", "x"],
         &["fetch", "nope"],
         &["active", "["],
         &["rm", "nope"],
@@ -284,8 +283,12 @@ fn blobs_are_made_changed_fetched_and_sent_as_by_debians_ctr() {
     assert_eq!(ours.ctr(["content", "ls", "-q"]).ok().lines().count(), 2, "manifest and config");
     for words in all {
         let said = |node: &Node| {
-            let done = node.ctr_with_input(["content"].iter().chain(words), data);
-            let errors = done.stderr.lines().filter(|line| !line.starts_with("time="));
+            // Each its own: who comes second would find it there.
+            let there = format!("{}/{}/copy", registry.host(), node.namespace().to_lowercase());
+            let words = words.iter().map(|word| if *word == "$THERE" { there.as_str() } else { word });
+            let done = node.ctr_with_input(std::iter::once("content").chain(words), data);
+            let stderr = done.stderr.replace(&there, "$THERE");
+            let errors = stderr.lines().filter(|line| !line.starts_with("time="));
             // Go lists labels in no order.
             let mut shown: Vec<_> = done.stdout.trim_end().split(',').map(str::to_owned).collect();
             if words[0] == "label" {

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use corten_network::builtin::Attachments;
 use corten_network::nft::Filter;
 use corten_network::{LinkChange, Netlink, NetworkNamespace};
 use corten_tests::{Finished, ImageBuilder, Layer, Node, Running, Scratch, command, eventually};
@@ -46,10 +45,6 @@ impl Lab {
 
     pub fn root(&self) -> PathBuf {
         self.scratch.join("network")
-    }
-
-    pub fn networks(&self) -> Attachments {
-        Attachments::new(&self.root())
     }
 
     /// Does something on the machine.
