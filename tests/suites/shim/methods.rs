@@ -126,9 +126,10 @@ async fn running(seen: &mut Seen, shim: &Shim) {
     seen.done("start", shim.start("c", "").await);
     seen.done("start again", shim.start("c", "").await);
     seen.state("running", shim, "c", "").await;
-    // The shell of the container may have started its child by now, or not.
+    // The shell of the container may have started its child by now, or not, before or after the other process.
     let names = |pids: &Vec<String>| {
         let mut names = pids.clone();
+        names.sort();
         names.dedup();
         format!("{names:?}")
     };
