@@ -285,8 +285,8 @@ fn blobs_are_made_changed_fetched_and_sent_as_by_debians_ctr() {
         let said = |node: &Node| {
             // Each its own: who comes second would find it there.
             let there = format!("{}/{}/copy", registry.host(), node.namespace().to_lowercase());
-            let words = words.iter().map(|word| if *word == "$THERE" { there.as_str() } else { word });
-            let done = node.ctr_with_input(std::iter::once("content").chain(words), data);
+            let filled = words.iter().map(|word| if *word == "$THERE" { there.as_str() } else { word });
+            let done = node.ctr_with_input(std::iter::once("content").chain(filled), data);
             let stderr = done.stderr.replace(&there, "$THERE");
             let errors = stderr.lines().filter(|line| !line.starts_with("time="));
             // Go lists labels in no order.
