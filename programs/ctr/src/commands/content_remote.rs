@@ -52,9 +52,12 @@ pub struct Fetch {
 
 impl Fetch {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
-        self.reference
-            .parse::<Reference>()
-            .with_context(|| format!("failed to resolve reference {:?}", self.reference))?;
+        let parsed =
+            self.reference.parse::<Reference>().and_then(|reference| match reference.object.is_empty() {
+                true => Err(Error::unknown("object required")),
+                false => Ok(reference),
+            });
+        parsed.with_context(|| format!("failed to resolve reference {:?}", self.reference))?;
         if self.metadata_only {
             return self.metadata(daemon).await;
         }
