@@ -213,7 +213,11 @@ fn figures_and_memory_that_runs_out_are_told_while_a_container_runs() {
     assert_eq!(once["data"]["pids"]["limit"], 50);
     assert!(once["data"]["cpu"]["usage"]["total"].as_u64().unwrap() > 0);
     let events = corten_tests::Running::start(lab.command(&["events", "--interval", "50ms", &id]), None);
-    let first = events.next_output(std::time::Duration::from_secs(30)).unwrap();
+    // What is read at once may be half a line.
+    let mut first = String::new();
+    while !first.contains('\n') {
+        first.push_str(&events.next_output(std::time::Duration::from_secs(30)).unwrap());
+    }
     assert!(first.contains("\"stats\""), "{first}");
     std::fs::write(lab.scratch.join("rootfs/go"), "").unwrap();
     // It ends with the container.
