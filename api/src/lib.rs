@@ -9,6 +9,8 @@ mod any;
 pub mod client;
 mod convert;
 pub mod keys;
+#[allow(missing_docs)]
+pub mod pprof;
 mod status;
 
 pub use any::{is_registered, message_name, pack, unpack};

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::io::Read;
 
+use corten_api::pprof as wire;
 use corten_types::{Error, Result};
 use prost::Message;
 
@@ -19,63 +20,6 @@ const LETTER: f64 = 6.6;
 /// Bytes of a profile at most, unpacked.
 const LARGEST: u64 = 256 << 20;
 
-/// What of profile.proto is drawn. The shape is pprof's.
-mod wire {
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Profile {
-        #[prost(message, repeated, tag = "1")]
-        pub sample_type: Vec<ValueType>,
-        #[prost(message, repeated, tag = "2")]
-        pub sample: Vec<Sample>,
-        #[prost(message, repeated, tag = "4")]
-        pub location: Vec<Location>,
-        #[prost(message, repeated, tag = "5")]
-        pub function: Vec<Function>,
-        #[prost(string, repeated, tag = "6")]
-        pub string_table: Vec<String>,
-    }
-
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
-    pub struct ValueType {
-        #[prost(int64, tag = "1")]
-        pub r#type: i64,
-        #[prost(int64, tag = "2")]
-        pub unit: i64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Sample {
-        #[prost(uint64, repeated, tag = "1")]
-        pub location_id: Vec<u64>,
-        #[prost(int64, repeated, tag = "2")]
-        pub value: Vec<i64>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Location {
-        #[prost(uint64, tag = "1")]
-        pub id: u64,
-        #[prost(uint64, tag = "3")]
-        pub address: u64,
-        #[prost(message, repeated, tag = "4")]
-        pub line: Vec<Line>,
-    }
-
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
-    pub struct Line {
-        #[prost(uint64, tag = "1")]
-        pub function_id: u64,
-    }
-
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
-    pub struct Function {
-        #[prost(uint64, tag = "1")]
-        pub id: u64,
-        #[prost(int64, tag = "2")]
-        pub name: i64,
-    }
-}
-
 /// A function as it was called on one way.
 #[derive(Default)]
 struct Frame {
@@ -87,13 +31,13 @@ struct Frame {
 /// time and for the heap what is in use.
 ///
 /// # Errors
-/// InvalidArgument for bytes that are no profile, or that hold no sample.
+/// InvalidArgument for bytes that are no profile. One without samples is an empty picture.
 pub fn draw(profile: &[u8]) -> Result<String> {
     let profile = read(profile)?;
     let column = profile.sample_type.len().saturating_sub(1);
     let text = |index: i64| usize::try_from(index).ok().and_then(|index| profile.string_table.get(index));
     let kind = profile.sample_type.last().copied().unwrap_or_default();
-    let [what, unit] = [kind.r#type, kind.unit].map(|index| text(index).map_or("", String::as_str));
+    let [what, unit] = [kind.kind, kind.unit].map(|index| text(index).map_or("", String::as_str));
     let functions: HashMap<u64, &str> = profile
         .function
         .iter()
@@ -113,9 +57,6 @@ pub fn draw(profile: &[u8]) -> Result<String> {
             frame = frame.callees.entry(name.clone()).or_default();
             frame.value = frame.value.saturating_add(value);
         }
-    }
-    if root.value == 0 {
-        return Err(Error::invalid_argument("the profile holds no samples"));
     }
     Ok(picture(&root, what, unit))
 }
@@ -142,7 +83,8 @@ fn named(location: &wire::Location, functions: &HashMap<u64, &str>) -> Vec<Strin
 
 fn picture(root: &Frame, what: &str, unit: &str) -> String {
     let mut boxes = String::new();
-    let scale = Scale { total: root.value, unit, depth: depth(root, WIDTH / root.value as f64) };
+    let total = root.value.max(1);
+    let scale = Scale { total, unit, depth: depth(root, WIDTH / total as f64) };
     scale.frame(&mut boxes, "all", root, 0.0, 0);
     let height = TOP + (scale.depth + 1) * ROW + 10;
     format!(
@@ -221,21 +163,27 @@ mod tests {
 
     fn profile(samples: &[(&[u64], i64)]) -> Vec<u8> {
         let strings = ["", "cpu", "nanoseconds", "main", "work<T>", "wait"];
-        let function = |id: u64, name: i64| wire::Function { id, name };
+        let function = |id: u64, name: i64| wire::Function { id, name, ..Default::default() };
         let location = |id: u64, function_id: u64| wire::Location {
             id,
+            mapping_id: 0,
             address: 0x1000 + id,
-            line: (function_id > 0).then_some(wire::Line { function_id }).into_iter().collect(),
+            line: (function_id > 0).then_some(wire::Line { function_id, line: 0 }).into_iter().collect(),
         };
         wire::Profile {
-            sample_type: vec![wire::ValueType::default(), wire::ValueType { r#type: 1, unit: 2 }],
+            sample_type: vec![wire::ValueType::default(), wire::ValueType { kind: 1, unit: 2 }],
             sample: samples
                 .iter()
-                .map(|(stack, value)| wire::Sample { location_id: stack.to_vec(), value: vec![1, *value] })
+                .map(|(stack, value)| wire::Sample {
+                    location_id: stack.to_vec(),
+                    value: vec![1, *value],
+                    label: Vec::new(),
+                })
                 .collect(),
             location: vec![location(1, 1), location(2, 2), location(3, 3), location(4, 0)],
             function: vec![function(1, 3), function(2, 4), function(3, 5)],
             string_table: strings.map(str::to_owned).to_vec(),
+            ..Default::default()
         }
         .encode_to_vec()
     }
@@ -256,13 +204,18 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_without_samples_is_an_empty_picture() {
+        for samples in [&[][..], &[(&[9][..], -4)]] {
+            let drawn = draw(&profile(samples)).unwrap();
+            assert!(drawn.contains("cpu: 0.00s") && !drawn.contains("<title>"), "{drawn}");
+        }
+    }
+
+    #[test]
     fn what_is_no_profile_is_refused() {
-        for (bytes, why) in [
-            (&b"no profile at all"[..], "this is no profile"),
-            (&[0x1f, 0x8b, 8, 0], "this is no profile"),
-            (&profile(&[]), "no samples"),
-            (&profile(&[(&[9], -4)]), "no samples"),
-        ] {
+        for (bytes, why) in
+            [(&b"no profile at all"[..], "this is no profile"), (&[0x1f, 0x8b, 8, 0], "this is no profile")]
+        {
             let error = draw(bytes).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
