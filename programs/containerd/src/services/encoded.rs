@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use corten_api::services::containers::ListContainersRequest;
@@ -24,12 +25,12 @@ const LIST: &str = "/containerd.services.containers.v1.Containers/List";
 #[derive(Clone)]
 pub struct EncodedList<S> {
     inner: S,
-    services: Services,
+    services: Arc<Services>,
     limits: MessageLimits,
 }
 
 impl<S> EncodedList<S> {
-    pub fn new(inner: S, services: Services, limits: MessageLimits) -> Self {
+    pub fn new(inner: S, services: Arc<Services>, limits: MessageLimits) -> Self {
         Self { inner, services, limits }
     }
 }
@@ -64,7 +65,7 @@ where
     }
 }
 
-struct List(Services);
+struct List(Arc<Services>);
 
 impl UnaryService<ListContainersRequest> for List {
     type Response = Vec<u8>;

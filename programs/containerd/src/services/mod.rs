@@ -152,10 +152,11 @@ pub fn router(
         if plugins.works(GRPC, "containers") {
             names.push(Containers::NAME);
             watch.serve(Containers::NAME);
-            let inner = Containers::new(services.clone())
+            let shared = Arc::new(services.clone());
+            let inner = Containers::from_arc(shared.clone())
                 .max_decoding_message_size(limits.receive)
                 .max_encoding_message_size(limits.send);
-            routes = routes.add_service(EncodedList::new(inner, services.clone(), limits));
+            routes = routes.add_service(EncodedList::new(inner, shared, limits));
         }
         add!(
             services,

@@ -22,13 +22,13 @@ const INSTRUCTIONS: &str = "
 ARG VERSION=1
 LABEL made=here
 ENV GREETING=hello
-WORKDIR /work
-COPY one two/ /work/copied/
+WORKDIR /srv
+COPY one two/ /srv/copied/
 ADD archive.tar /added/
 RUN echo $GREETING-$VERSION > said && mkdir -p data && echo d > data/d
 RUN [\"/bin/sh\", \"-c\", \"id -u > /tmp/who\"]
 USER nobody
-VOLUME /work/data
+VOLUME /srv/data
 EXPOSE 80
 HEALTHCHECK CMD true
 STOPSIGNAL SIGUSR1

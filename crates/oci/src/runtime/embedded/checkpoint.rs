@@ -6,7 +6,6 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use corten_cgroups::update;
 use corten_sys::{NewProcess, clone_process};
@@ -14,7 +13,7 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::config::{Config, Mount};
-use super::create::{allow_usual_devices, cgroups};
+use super::create::{allow_usual_devices, cgroups, first_state};
 use super::namespaces::NEW_MOUNT;
 use super::rootfs::words;
 use super::state::{State, Status, start_time};
@@ -65,18 +64,7 @@ pub(super) fn restore(target: &Target, from: &Checkpoint, streams: &Streams) -> 
     if scope.is_some() {
         return Err("a checkpoint cannot be restored into a cgroup of systemd".into());
     }
-    std::fs::create_dir_all(target.state())
-        .map_err(|error| format!("{}: {error}", target.state().display()))?;
-    let mut state = State {
-        oci_version: config.oci_version.clone(),
-        id: target.id.clone(),
-        bundle: target.bundle.clone(),
-        rootfs: target.bundle.join(&config.root.path),
-        annotations: config.annotations.clone(),
-        cgroups,
-        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        ..State::default()
-    };
+    let mut state = first_state(target, &config, cgroups)?;
     state.save(target)?;
     state.cgroups.create().map_err(|error| format!("unable to create cgroups: {error}"))?;
     let mut resources = config.linux.resources.clone();

@@ -24,25 +24,29 @@ use super::{Failure, Streams, Target, hooks};
 /// How long processes may take to end once they are killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Creates a container up to the point where its process waits to be started; answers its pid. The caller's
-/// parent becomes the parent of that process.
-pub(super) fn create(target: &Target, streams: &Streams) -> Result<i32, Failure> {
-    let config = Config::read(&target.bundle)?;
-    let process = config.process.as_ref().ok_or("process property must not be empty")?;
-    let (cgroups, scope) = cgroups(target, &config)?;
+/// What is known of a container before there is a process, and the folder that it is kept in.
+pub(super) fn first_state(target: &Target, config: &Config, cgroups: Cgroups) -> Result<State, Failure> {
     std::fs::create_dir_all(target.state())
         .map_err(|error| format!("{}: {error}", target.state().display()))?;
-    let mut state = State {
+    Ok(State {
         oci_version: config.oci_version.clone(),
         id: target.id.clone(),
         bundle: target.bundle.clone(),
         rootfs: target.bundle.join(&config.root.path),
         annotations: config.annotations.clone(),
         cgroups,
-        scope,
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         ..State::default()
-    };
+    })
+}
+
+/// Creates a container up to the point where its process waits to be started; answers its pid. The caller's
+/// parent becomes the parent of that process.
+pub(super) fn create(target: &Target, streams: &Streams) -> Result<i32, Failure> {
+    let config = Config::read(&target.bundle)?;
+    let process = config.process.as_ref().ok_or("process property must not be empty")?;
+    let (cgroups, scope) = cgroups(target, &config)?;
+    let mut state = State { scope, ..first_state(target, &config, cgroups)? };
     // Known before there is anything: what is left of a failure or a crash is found by it.
     state.save(target)?;
     let mut resources = config.linux.resources.clone();
