@@ -8,6 +8,7 @@
 mod docker;
 mod idle;
 mod memory;
+mod network;
 mod raw;
 mod start;
 mod store;
@@ -61,6 +62,8 @@ enum Figure {
     List,
     /// A large blob.
     Content,
+    /// Attaching a container to a network.
+    Network,
     /// The longest wait of a writer while much is collected.
     Collect,
     /// Docker Engine on both.
@@ -97,6 +100,9 @@ fn main() {
     }
     if wanted(Figure::Idle) {
         idle::measure(&mut sides, args.idle);
+    }
+    if wanted(Figure::Network) {
+        network::attach(&programs, args.runs);
     }
     if wanted(Figure::Writes) {
         store::writes(&sides, 1000);

@@ -122,6 +122,39 @@ fn containers_join_the_network_of_the_first_file() {
 }
 
 #[test]
+fn what_does_not_work_is_told_as_the_original_tells_it() {
+    let site = Site::new(true);
+    let mut different = Vec::new();
+    let mut both = |what: &str| {
+        let said = [ours(), theirs()].map(|ctr| {
+            let finished = site.ctr(&ctr, &["run", "--rm", "--cni", IMAGE, "bad", "true"]);
+            let line = finished.stderr.lines().last().unwrap_or_default().to_owned();
+            (finished.code, line)
+        });
+        if said[0] != said[1] || said[0].0 != Some(1) {
+            different.push(format!("{what}: {said:?}"));
+        }
+    };
+    both("no configuration");
+    let file = site.lab.scratch.join("net.d/10-lab.conflist");
+    std::fs::write(&file, r#"{"name":"lab","cniVersion":"1.0.0"}"#).unwrap();
+    both("no plugins");
+    std::fs::write(&file, r#"{"name":"lab","cniVersion":"1.0.0","plugins":[]}"#).unwrap();
+    both("an empty list");
+    std::fs::write(&file, r#"{"cniVersion":"1.0.0","plugins":[{"type":"bridge"}]}"#).unwrap();
+    both("no name");
+    std::fs::write(&file, r#"{"name":"lab","cniVersion":"1.0.0","plugins":[{"type":"nowhere"}]}"#).unwrap();
+    both("a plugin that is missing");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(site.lab.scratch.join("net.d/10-lab.conf"), r#"{"name":"lab"}"#).unwrap();
+    both("no type");
+    assert!(different.is_empty(), "ours, theirs:\n{}", different.join("\n"));
+    assert!(site.kept().is_empty(), "{:?}", site.kept());
+    assert!(site.lab.node().tasks().is_empty());
+    site.lab.finish();
+}
+
+#[test]
 fn a_namespace_that_others_made_is_joined() {
     let lab = Lab::start();
     let path = lab.scratch.join("netns");

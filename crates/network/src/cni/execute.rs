@@ -204,6 +204,29 @@ impl Runner {
         }
     }
 
+    /// Whether a plugin can be executed.
+    ///
+    /// # Errors
+    /// `failed to find plugin "…" in path […]`
+    pub fn check(&self, kind: &str) -> Result<()> {
+        let config = json!({});
+        let asked = Invocation {
+            command: Command::Version,
+            container_id: "",
+            netns: "",
+            args: "",
+            ifname: "",
+            path: "",
+            config: &config,
+        };
+        match self.find(kind) {
+            Err(missing) if self.builtin.is_none_or(|builtin| builtin(kind, &asked).is_none()) => {
+                Err(missing)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn find(&self, kind: &str) -> Result<PathBuf> {
         let runs = |path: &PathBuf| {
             std::fs::metadata(path).is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)

@@ -68,6 +68,11 @@ impl Cni {
     pub fn add(&self, network: &NetworkConfig, attachment: &Attachment<'_>) -> Result<NetworkResult> {
         attachment.validate()?;
         network.parsed_version()?;
+        // Where one is missing none begins, and nothing is owed.
+        for plugin in &network.plugins {
+            let failed = || format!("plugin {} failed (add)", plugin.describe());
+            self.runner.check(&plugin.kind).with_context(failed)?;
+        }
         Record::new(network, attachment, None).write(&self.cache, self.durable)?;
         let mut result: Option<Value> = None;
         for plugin in &network.plugins {
