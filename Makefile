@@ -86,7 +86,8 @@ lint: ## formatting and clippy, warnings are errors
 .PHONY: bench
 bench: build ## side by side with Debian's containerd 2.1 and runc, as ratios; ONLY=start,idle,… for some of it
 	@scripts/peers $(PEERS)
-	cargo run --release -p corten-bench -- --peers $(PEERS) --programs $(RELEASE) $(if $(ONLY),--only $(ONLY))
+	@scripts/setup demo
+	cargo run --release -p corten-bench -- --peers $(PEERS) --programs $(RELEASE) --plots docs $(if $(ONLY),--only $(ONLY))
 
 .PHONY: peers
 peers: ## unpack the real programs that the tests compare with

@@ -7,8 +7,10 @@
 
 mod docker;
 mod idle;
+mod images;
 mod memory;
 mod network;
+mod plot;
 mod raw;
 mod start;
 mod store;
@@ -42,6 +44,15 @@ struct Args {
     /// Objects that are collected while a writer waits.
     #[arg(long, default_value_t = 100_000)]
     objects: usize,
+    /// Times that each image is brought in and out.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// What is slow to make is kept here.
+    #[arg(long, default_value = "target/bench")]
+    cache: PathBuf,
+    /// Where plots are written.
+    #[arg(long)]
+    plots: Option<PathBuf>,
     /// Only these figures.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Figure>,
@@ -68,6 +79,8 @@ enum Figure {
     Collect,
     /// Docker Engine on both.
     Docker,
+    /// Images in and out, beside the stages alone.
+    Images,
 }
 
 /// The two nodes under comparison.
@@ -87,8 +100,10 @@ fn main() {
     if environment.iter().any(|(key, value)| std::env::var_os(key).as_deref() != Some(value.as_os_str())) {
         run_again_with(&environment);
     }
-    let mut sides =
-        Sides { ours: Node::start(), theirs: Node::peer(&Peers::find().containerd_2_1()).start() };
+    let mut sides = Sides {
+        ours: Node::start(),
+        theirs: Node::peer(&Peers::find().containerd_2_1()).config(images::BEST).start(),
+    };
     println!("{:44} {:>12} {:>12} {:>8} {:>8}", "", "corten", "Debian 2.1", "ratio", "budget");
     let wanted = |figure| args.only.is_empty() || args.only.contains(&figure);
     if wanted(Figure::Memory) {
@@ -118,6 +133,9 @@ fn main() {
     }
     if wanted(Figure::Docker) {
         docker::runs(args.runs, 20);
+    }
+    if wanted(Figure::Images) {
+        images::measure(&sides, args.rounds, &args.cache, args.plots.as_deref());
     }
     memory::after(&sides);
     sides.ours.finish();
@@ -167,17 +185,24 @@ fn row(what: &str, unit: &str, ours: f64, theirs: f64, budget: Option<f64>) {
         Some(budget) => format!("1/{:.0} MISSED", 1.0 / budget),
         None => String::new(),
     };
+    let digits = digits(unit);
     println!(
-        "{what:44} {ours:>9.1} {unit} {theirs:>9.1} {unit} {:>8} {verdict:>8}",
+        "{what:44} {ours:>9.digits$} {unit} {theirs:>9.digits$} {unit} {:>8} {verdict:>8}",
         format!("1/{:.1}", 1.0 / ratio)
     );
 }
 
 /// One row of ours alone, with an absolute budget.
 fn row_alone(what: &str, unit: &str, ours: f64, theirs: Option<f64>, budget: f64) {
-    let theirs = theirs.map_or_else(|| "-".into(), |figure| format!("{figure:.1} {unit}"));
+    let digits = digits(unit);
+    let theirs = theirs.map_or_else(|| "-".into(), |figure| format!("{figure:.digits$} {unit}"));
     let verdict = if ours <= budget { "ok" } else { "MISSED" };
-    println!("{what:44} {ours:>9.1} {unit} {theirs:>12} {:>8} ≤ {budget} {unit} {verdict}", "");
+    println!("{what:44} {ours:>9.digits$} {unit} {theirs:>12} {:>8} ≤ {budget} {unit} {verdict}", "");
+}
+
+/// Digits that are told of a figure.
+fn digits(unit: &str) -> usize {
+    if unit.starts_with('s') || unit.starts_with('x') { 2 } else { 1 }
 }
 
 /// The middle of the figures.

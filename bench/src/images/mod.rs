@@ -1,0 +1,114 @@
+//! Images: what it takes to bring them in and out, and what the stages of that take alone.
+
+mod samples;
+mod stages;
+
+use std::path::Path;
+use std::time::Instant;
+
+use corten_tests::{Node, Registry};
+
+use crate::plot::{Bar, Plot};
+use crate::{Sides, median, memory, row, row_alone};
+use samples::Sample;
+
+/// Settings with which Debian's daemon is at its best: layers come in parts of several connections, and more of them
+/// at once. It knows none for unpacking them side by side.
+pub const BEST: &str = "version = 3\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+                        [plugins.'io.containerd.transfer.v1.local']\nmax_concurrent_downloads = 10\n\
+                        concurrent_layer_fetch_buffer = 8388608\nmax_concurrent_uploaded_layers = 10\n";
+pub const MEGABYTE: f64 = 1e6;
+
+/// Everything of the three images. `cache` keeps what is slow to make; plots go to the folder named.
+pub fn measure(sides: &Sides, rounds: usize, cache: &Path, plots: Option<&Path>) {
+    let registry = Registry::start();
+    let makers: [fn(&Path) -> Sample; 3] = [samples::debian, samples::huge, samples::small];
+    for make in makers {
+        let sample = make(cache);
+        let reference = registry.push(&sample.image, &format!("bench/{}:1", sample.slug()));
+        println!("\n{}: {}", sample.name, sample.describe());
+        one(sides, &registry, &sample, &reference, rounds, plots);
+    }
+}
+
+/// What was measured of one side, in seconds; megabytes for memory.
+#[derive(Default)]
+struct Figures {
+    pull: Vec<f64>,
+    again: Vec<f64>,
+    export: Vec<f64>,
+    import: Vec<f64>,
+    push: Vec<f64>,
+    memory: f64,
+}
+
+fn one(
+    sides: &Sides,
+    registry: &Registry,
+    sample: &Sample,
+    reference: &str,
+    rounds: usize,
+    plots: Option<&Path>,
+) {
+    let (mut ours, mut theirs) = (Figures::default(), Figures::default());
+    for round in 0..rounds {
+        for (node, figures) in [(&sides.ours, &mut ours), (&sides.theirs, &mut theirs)] {
+            round_of(node, registry, reference, figures, round);
+        }
+    }
+    let stages = stages::measure(sample);
+    let rows = [
+        ("pull and unpack", ours.pull, theirs.pull),
+        ("pull again, all there", ours.again, theirs.again),
+        ("import and unpack", ours.import, theirs.import),
+        ("export", ours.export, theirs.export),
+        ("push", ours.push, theirs.push),
+    ];
+    let rows = rows.map(|(what, ours, theirs)| (what, median(ours), median(theirs)));
+    for (what, ours, theirs) in rows {
+        row(what, "s ", ours, theirs, Some(0.5));
+    }
+    row_alone("daemon, most resident memory", "MB", ours.memory, Some(theirs.memory), 64.0);
+    for (what, seconds) in &stages {
+        println!("  {what} alone: {seconds:.2} s");
+    }
+    let slowest = stages.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
+    let [(_, ours, theirs), ..] = rows;
+    row_alone("pull and unpack, by the slowest stage", "x ", ours / slowest, Some(theirs / slowest), 1.3);
+    if let Some(folder) = plots {
+        let bars = rows.map(|(what, ours, theirs)| Bar::both(what, ours, theirs)).into_iter();
+        let bars =
+            bars.chain(stages.iter().map(|(what, seconds)| Bar::alone(&format!("{what} alone"), *seconds)));
+        let title = format!("{}, {}: seconds, less is better", sample.name, sample.describe());
+        let file = folder.join(format!("images-{}.svg", sample.slug()));
+        Plot { title, bars: bars.collect() }.write(&file).unwrap();
+        println!("drawn in {}", file.display());
+    }
+}
+
+/// In, in again, out to a file and to a registry, away, in from the file, and away.
+fn round_of(node: &Node, registry: &Registry, reference: &str, figures: &mut Figures, round: usize) {
+    let pid = node.pid().unwrap();
+    // The most memory counts from here.
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+    let archive = node.join("bench.tar");
+    let archive = archive.to_str().unwrap();
+    let there = format!("{}/bench/pushed-{pid}-{round}:1", registry.host());
+    let ctr = |args: &[&str]| {
+        // What one side still has to write to disk is not waited for by the other.
+        rustix::fs::sync();
+        let begun = Instant::now();
+        node.ctr(args.iter().copied()).ok();
+        begun.elapsed().as_secs_f64()
+    };
+    let pull = ["images", "pull", "--plain-http", reference];
+    figures.pull.push(ctr(&pull));
+    figures.again.push(ctr(&pull));
+    figures.export.push(ctr(&["images", "export", archive, reference]));
+    figures.push.push(ctr(&["images", "push", "--plain-http", &there, reference]));
+    ctr(&["images", "rm", "--sync", reference]);
+    figures.import.push(ctr(&["images", "import", archive]));
+    ctr(&["images", "rm", "--sync", reference]);
+    std::fs::remove_file(archive).unwrap();
+    figures.memory = figures.memory.max(memory::status(pid as i32, "VmHWM") / 1024.0);
+}
