@@ -23,6 +23,7 @@ pub mod remote;
 pub mod scratch;
 pub mod scripted;
 pub mod snapshotter;
+pub mod terminal;
 pub mod token_server;
 pub mod tree;
 pub mod words;
@@ -39,6 +40,7 @@ pub use peers::Peers;
 pub use registry::{Guard, Registry};
 pub use scratch::Scratch;
 pub use scripted::{Fault, ScriptedRegistry};
+pub use terminal::{Screen, Terminal};
 pub use token_server::TokenServer;
 
 use std::time::{Duration, Instant};

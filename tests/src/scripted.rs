@@ -16,6 +16,8 @@ pub enum Fault {
     Hang,
     /// Announces everything and closes the connection after so many bytes.
     Cut(usize),
+    /// Sends so many bytes every tenth of a second.
+    Slow(usize),
     /// Sends these bytes instead, with a matching length and no other hint.
     Instead(Vec<u8>),
 }
@@ -154,7 +156,7 @@ fn answer(
             return Some(());
         }
     };
-    let mut cut = usize::MAX;
+    let (mut cut, mut pace) = (usize::MAX, usize::MAX);
     match fault {
         Some(Fault::Status(status)) => {
             write!(out, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").ok()?;
@@ -165,6 +167,7 @@ fn answer(
             return None;
         }
         Some(Fault::Cut(after)) => cut = after,
+        Some(Fault::Slow(bytes)) => pace = bytes.max(1),
         Some(Fault::Instead(other)) => data = other,
         None => {}
     }
@@ -179,7 +182,12 @@ fn answer(
     write!(out, "Docker-Content-Digest: {digest}\r\n\r\n").ok()?;
     if method != "HEAD" {
         let end = body.len().min(cut);
-        out.write_all(body.get(..end)?).ok()?;
+        for piece in body.get(..end)?.chunks(pace) {
+            out.write_all(piece).ok()?;
+            if pace < usize::MAX {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
         if end < body.len() {
             out.flush().ok();
             out.shutdown(std::net::Shutdown::Both).ok();

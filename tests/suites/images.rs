@@ -81,6 +81,37 @@ fn missing_content_is_neither_pushed_nor_exported() {
 }
 
 #[test]
+fn layers_that_may_not_be_handed_on_are_sent_only_if_told() {
+    let kind = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+    let mut image = ImageBuilder::busybox().build();
+    let manifest = String::from_utf8(image.target.data.clone()).unwrap();
+    image.target.data = manifest.replace(corten_types::media_type::OCI_LAYER_GZIP, kind).into_bytes();
+    let (registry, name) = (Registry::start(), "example.com/lab/box:1");
+    for (node, flags) in [
+        (Node::start(), &["--allow-non-distributable-blobs"][..]),
+        (
+            Node::peer(&Peers::find().containerd_2_1()).start(),
+            &["--local", "--allow-non-distributable-blobs"][..],
+        ),
+    ] {
+        let archive = node.join("in.tar");
+        image.save(&archive, name).unwrap();
+        node.ctr(["images", "import", archive.to_str().unwrap()]).ok();
+        let there = format!("{}/lab/{}:1", registry.host(), node.namespace().to_lowercase());
+        let push = |flags: &[&str]| {
+            let words = ["images", "push", "--plain-http"].iter().chain(flags).copied();
+            node.ctr(words.chain([there.as_str(), name]))
+        };
+        // The registry accepts no manifest whose layers it does not have.
+        push(&flags[..flags.len() - 1]).fails(1);
+        push(flags).ok();
+        node.ctr(["images", "pull", "--plain-http", &there]).ok();
+        assert_eq!(node.ctr(["run", "--rm", &there, "c", "echo", "works"]).ok(), "works\n");
+        node.finish();
+    }
+}
+
+#[test]
 fn umoci_unpacks_what_is_exported() {
     let node = Node::start();
     let registry = Registry::start();

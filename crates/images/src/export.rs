@@ -13,7 +13,6 @@ use crate::manifest::Manifest;
 use crate::naming::{IMAGE_NAME, REF_NAME};
 use crate::platforms::Platforms;
 use crate::progress::ProgressSender;
-use crate::push::is_non_distributable;
 
 const PIECE: usize = 256 << 10;
 const BLOCK: u64 = 512;
@@ -70,7 +69,9 @@ impl ImageService {
         for (name, target) in &request.images {
             let mut blobs = Vec::new();
             self.tree(ctx, target, &request.platforms, &mut |one| blobs.push(one.clone()))?;
-            blobs.retain(|one| !(request.skip_non_distributable && is_non_distributable(&one.media_type)));
+            blobs.retain(|one| {
+                !(request.skip_non_distributable && media_type::is_non_distributable(&one.media_type))
+            });
             if media_type::is_index(&target.media_type)
                 && !blobs.iter().any(|one| media_type::is_manifest(&one.media_type))
             {

@@ -90,18 +90,12 @@ impl ImageService {
                 parts.indexes.push(descriptor.clone());
             } else if media_type::is_manifest(kind) {
                 parts.manifests.push(descriptor.clone());
-            } else if !is_non_distributable(kind) {
+            } else if !media_type::is_non_distributable(kind) {
                 parts.blobs.push(descriptor.clone());
             }
         })?;
         Ok(parts)
     }
-}
-
-/// Whether a layer may not be handed on.
-pub(crate) fn is_non_distributable(media_type: &str) -> bool {
-    media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
-        || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
 }
 
 struct Push<'a> {

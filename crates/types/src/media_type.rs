@@ -52,6 +52,13 @@ pub fn is_layer(media_type: &str) -> bool {
         || is_erofs_layer(media_type)
 }
 
+/// Whether content of this type is a layer that may not be handed on.
+#[must_use]
+pub fn is_non_distributable(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
+}
+
 /// Whether content of this type is a layer that is an erofs image.
 #[must_use]
 pub fn is_erofs_layer(media_type: &str) -> bool {

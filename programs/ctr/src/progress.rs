@@ -12,6 +12,8 @@ use crate::output::{binary_size, is_terminal, say};
 
 /// How often the sum of all is told in lines.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Lines of a terminal that does not tell.
+const ROWS: usize = 24;
 /// How long a rate looks back.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -55,16 +57,69 @@ pub struct Display {
     saved: Vec<String>,
 }
 
+/// What is on the terminal: the sum of all, and above it as many things as there is room for.
 struct Bars {
     all: MultiProgress,
     sum: ProgressBar,
+    /// Names of the things that have a bar, the oldest first.
+    shown: Vec<String>,
+    room: usize,
 }
 
+impl Bars {
+    fn new() -> Self {
+        let all = MultiProgress::new();
+        let sum = all.add(ProgressBar::new(0).with_style(style("{prefix:32} {msg}")));
+        let size = rustix::termios::tcgetwinsize(std::io::stderr());
+        let rows = size.map_or(0, |size| usize::from(size.ws_row));
+        // The sum and the cursor have a line each.
+        let room = if rows == 0 { ROWS } else { rows }.saturating_sub(2).max(1);
+        Self { all, sum, shown: Vec::new(), room }
+    }
+
+    /// A bar for one more thing; what is over gives way to it. Nothing if all that is shown still moves.
+    fn add(&mut self, name: &str, items: &mut HashMap<String, Item>) -> Option<ProgressBar> {
+        if self.shown.len() >= self.room {
+            let is_over = |name: &String| items.get(name).is_some_and(|item| is_final(&item.state));
+            let over = self.shown.remove(self.shown.iter().position(is_over)?);
+            if let Some(bar) = items.get_mut(&over).and_then(|item| item.bar.take()) {
+                self.all.remove(&bar);
+            }
+        }
+        self.shown.push(name.to_owned());
+        Some(self.all.insert_before(&self.sum, ProgressBar::new(0).with_style(style(ITEM))))
+    }
+}
+
+#[derive(Default)]
 struct Item {
     bar: Option<ProgressBar>,
+    /// What was told last.
     event: String,
+    /// What a person sees of it.
+    state: String,
+    /// Whether it is extracted, perhaps while it still comes.
+    extracting: bool,
     total: i64,
     progress: i64,
+}
+
+impl Item {
+    fn turn(&mut self, event: &str) {
+        event.clone_into(&mut self.event);
+        match event {
+            "extracting" => {
+                self.extracting = true;
+                if self.state == "downloading" {
+                    return;
+                }
+            }
+            "extracted" => self.extracting = false,
+            _ => {}
+        }
+        let state = if event == "complete" && self.extracting { "extracting" } else { event };
+        state.clone_into(&mut self.state);
+    }
 }
 
 /// Bytes of all that moves, and how fast they do lately.
@@ -114,12 +169,7 @@ fn whole(figure: f64) -> i64 {
 
 impl Display {
     pub fn new(what: &str, shown: Shown) -> Self {
-        let bars = (shown == Shown::Auto && is_terminal()).then(|| {
-            let all = MultiProgress::new();
-            let sum =
-                all.add(ProgressBar::new(0).with_style(style("{prefix:32} {msg}")).with_prefix("total"));
-            Bars { all, sum }
-        });
+        let bars = (shown == Shown::Auto && is_terminal()).then(Bars::new);
         let now = Instant::now();
         let (items, sum) = (HashMap::new(), Sum::default());
         Self { what: what.to_owned(), begun: now, shown, bars, items, sum, told: now, saved: Vec::new() }
@@ -141,10 +191,10 @@ impl Display {
         let now = Instant::now();
         let turned = self.count(message);
         self.sum.look(now);
-        match (&self.bars, self.shown) {
-            (Some(bars), _) => bars.sum.set_message(self.sum.text(now)),
-            (None, Shown::Json | Shown::None) => {}
-            (None, _) => {
+        match self.shown {
+            Shown::Json | Shown::None => {}
+            _ if self.bars.is_some() => self.draw(&message.name, now),
+            _ => {
                 if turned {
                     say(format_args!("{:<40}\t{}\t\n", short(&message.name), message.event));
                 }
@@ -156,17 +206,29 @@ impl Display {
         }
     }
 
+    /// Shows on the terminal how far a thing is.
+    fn draw(&mut self, name: &str, now: Instant) {
+        let Some(bars) = &mut self.bars else { return };
+        let over = self.items.values().filter(|item| is_final(&item.state)).count();
+        bars.sum.set_prefix(format!("{over} of {} done", self.items.len()));
+        bars.sum.set_message(self.sum.text(now));
+        let Some(item) = self.items.get(name).filter(|item| item.state != "waiting") else { return };
+        if item.bar.is_none() {
+            let bar = bars.add(name, &mut self.items);
+            self.items.entry(name.to_owned()).or_default().bar = bar;
+        }
+        let Some(Item { bar: Some(bar), state, progress, total, .. }) = self.items.get(name) else { return };
+        // What is extracted has come.
+        let done = if state == "extracting" { total } else { progress };
+        bar.set_length(u64::try_from(*total).unwrap_or(0));
+        bar.set_position(u64::try_from(*done).unwrap_or(0));
+        bar.set_prefix(short(name));
+        bar.set_message(state.clone());
+    }
+
     /// Notes how far a thing is; answers whether this is a turning point.
     fn count(&mut self, message: &Progress) -> bool {
-        let bars = &self.bars;
-        let item = self.items.entry(message.name.clone()).or_insert_with(|| Item {
-            bar: bars
-                .as_ref()
-                .map(|bars| bars.all.insert_before(&bars.sum, ProgressBar::new(0).with_style(style(ITEM)))),
-            event: String::new(),
-            total: 0,
-            progress: 0,
-        });
+        let item = self.items.entry(message.name.clone()).or_default();
         if message.total > item.total {
             self.sum.total += message.total - item.total;
             item.total = message.total;
@@ -182,21 +244,7 @@ impl Display {
         let is_new = item.event != message.event;
         let turned =
             is_new && (is_final(&message.event) || item.event.is_empty() || message.event == "extracting");
-        if let Some(bar) = &item.bar {
-            let (done, total) = if message.event == "extracting" {
-                (item.total, item.total)
-            } else {
-                (item.progress, item.total)
-            };
-            bar.set_length(u64::try_from(total).unwrap_or(0));
-            bar.set_position(u64::try_from(done).unwrap_or(0));
-            bar.set_prefix(short(&message.name));
-            bar.set_message(message.event.clone());
-            if is_final(&message.event) {
-                bar.abandon();
-            }
-        }
-        item.event.clone_from(&message.event);
+        item.turn(&message.event);
         turned
     }
 
@@ -206,12 +254,10 @@ impl Display {
     }
 
     /// The last line: how long, how much, how fast.
-    pub fn finish(self) {
+    pub fn finish(mut self) {
         let seconds = self.begun.elapsed().as_secs_f64().max(0.001);
         let (moved, rate) = (self.sum.moved, whole(self.sum.moved as f64 / seconds));
-        if let Some(bars) = &self.bars {
-            bars.sum.finish_and_clear();
-        }
+        self.clear();
         match self.shown {
             Shown::None => {}
             Shown::Json => {
@@ -225,6 +271,24 @@ impl Display {
                 binary_size(rate)
             )),
         }
+    }
+}
+
+impl Display {
+    /// Takes the bars from the terminal.
+    fn clear(&mut self) {
+        let Some(bars) = self.bars.take() else { return };
+        for bar in self.items.values().filter_map(|item| item.bar.as_ref()).chain([&bars.sum]) {
+            bar.finish_and_clear();
+        }
+        // Nobody reads an error of a terminal that has gone.
+        let _ = bars.all.clear();
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -287,6 +351,20 @@ mod tests {
             display.update(&message(event, progress));
         }
         assert_eq!((display.sum.done, display.sum.moved, display.sum.total), (100, 100, 100));
+    }
+
+    #[test]
+    fn what_is_extracted_while_it_comes_is_shown_as_coming() {
+        let mut display = Display::new("Pulling", Shown::None);
+        let mut state = |event, progress| {
+            display.update(&message(event, progress));
+            display.items.values().map(|item| item.state.clone()).collect::<String>()
+        };
+        assert_eq!(state("downloading", 10), "downloading");
+        assert_eq!(state("extracting", 0), "downloading");
+        assert_eq!(state("downloading", 50), "downloading");
+        assert_eq!(state("complete", 100), "extracting");
+        assert_eq!(state("extracted", 100), "extracted");
     }
 
     #[test]

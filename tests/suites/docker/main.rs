@@ -7,7 +7,6 @@
 mod checks;
 mod left;
 mod table;
-mod terminal;
 
 use checks::{build, compose, exec, images, life, limits, networks, run, survival, swarm};
 use corten_tests::engine::{Engine, Kind};

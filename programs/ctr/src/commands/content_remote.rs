@@ -1,21 +1,24 @@
 //! `content fetch`, `fetch-object`, `fetch-blob` and `push-object`: single things of registries.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
 use clap::Args;
-use corten_api::services::content::InfoRequest;
+use corten_api::services::content::{InfoRequest, ReadContentRequest};
 use corten_api::services::images;
 use corten_api::transfer_types as objects;
-use corten_registry::{BlobSource, Fetcher};
+use corten_registry::{BlobSource, Fetcher, Pusher};
 use corten_types::{Descriptor, Digest, Error, Labels, Reference, Result, ResultExt, media_type};
 
 use super::blobs;
 use super::content::digest;
 use super::convert::{Document, record, references};
-use super::images::{platforms, transfer};
+use super::images::{Wanted, transfer, unique};
 use crate::client::{Daemon, error};
 use crate::commands::leases;
-use crate::container::{labels, read_blob};
+use crate::container::read_blob;
 use crate::output;
 use crate::progress::ProgressFlag;
 use crate::registry::Registry;
@@ -28,18 +31,8 @@ const LIFE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 pub struct Fetch {
     #[command(flatten)]
     registry: Registry,
-    /// Labels of the image, K=V.
-    #[arg(long)]
-    label: Vec<String>,
-    /// Platforms to bring, os/arch.
-    #[arg(long)]
-    platform: Vec<String>,
-    /// Bring all platforms.
-    #[arg(long)]
-    all_platforms: bool,
-    /// Leave the manifests of other platforms away.
-    #[arg(long)]
-    skip_metadata: bool,
+    #[command(flatten)]
+    wanted: Wanted,
     /// Manifests and configs of all platforms, and no layers.
     #[arg(long)]
     metadata_only: bool,
@@ -64,13 +57,7 @@ impl Fetch {
         let mut access = self.registry.access(daemon).await?;
         let resolver = Some(std::mem::take(&mut access.resolver));
         let source = objects::OciRegistry { reference: self.reference.clone(), resolver };
-        let store = objects::ImageStore {
-            name: self.reference,
-            labels: labels(&self.label),
-            platforms: platforms(&self.platform, self.all_platforms)?,
-            all_metadata: !self.skip_metadata,
-            ..Default::default()
-        };
+        let store = self.wanted.store(self.reference)?;
         let shown = Some(("Fetching", self.progress.shown()));
         let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&store), shown).await;
         access.finish().await;
@@ -86,7 +73,7 @@ impl Fetch {
         let fetched = async {
             let target = local.resolver.resolve(&reference).await.context("failed to resolve image")?;
             documents(&leased, &local.resolver.fetcher(&reference)?, &target).await?;
-            let (name, labels) = (self.reference.clone(), labels(&self.label));
+            let (name, labels) = (self.reference.clone(), self.wanted.labels());
             let image = images::Image { name, labels, target: Some(target.into()), ..Default::default() };
             record(&leased, image).await
         };
@@ -217,23 +204,46 @@ pub struct PushObject {
     media_type: String,
 }
 
-/// Bytes in memory.
-struct Bytes(Vec<u8>);
+/// A blob of the daemon's in a file without a name, from which it can be sent more than once.
+struct Spooled {
+    file: File,
+    size: u64,
+}
 
-impl BlobSource for Bytes {
+impl Spooled {
+    async fn of(daemon: &Daemon, digest: &Digest) -> Result<Self> {
+        let path = std::env::temp_dir().join(unique("ctr-push"));
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true);
+        let mut file = OpenOptionsExt::mode(&mut options, 0o600)
+            .open(&path)
+            .with_context(|| path.display().to_string())?;
+        std::fs::remove_file(&path)?;
+        let request = ReadContentRequest { digest: digest.to_string(), offset: 0, size: 0 };
+        let mut stream = daemon.content().read(request).await.map_err(error)?.into_inner();
+        let mut size = 0;
+        while let Some(message) = stream.message().await.map_err(error)? {
+            file.write_all(&message.data)?;
+            size += message.data.len() as u64;
+        }
+        Ok(Self { file, size })
+    }
+}
+
+impl BlobSource for Spooled {
     fn size(&self) -> u64 {
-        self.0.len() as u64
+        self.size
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
-        let rest = self.0.get(from..).unwrap_or_default();
-        let count = rest.len().min(buffer.len());
-        if let (Some(room), Some(data)) = (buffer.get_mut(..count), rest.get(..count)) {
-            room.copy_from_slice(data);
-        }
-        Ok(count)
+        Ok(FileExt::read_at(&self.file, buffer, offset)?)
     }
+}
+
+/// Sends a blob of the daemon's.
+pub(super) async fn send(daemon: &Daemon, pusher: &Pusher, blob: &Descriptor) -> Result<()> {
+    let source = Arc::new(Spooled::of(daemon, &blob.digest).await?);
+    pusher.blob(blob, None, source, Arc::new(|_| {})).await.map(drop)
 }
 
 impl PushObject {
@@ -245,11 +255,11 @@ impl PushObject {
         let size = info.into_inner().info.unwrap_or_default().size;
         let target = Descriptor::new(self.media_type, digest, size);
         let pusher = local.resolver.pusher(&reference)?;
-        let data = read_blob(daemon, target.digest.as_str()).await?;
         if media_type::is_manifest(&target.media_type) || media_type::is_index(&target.media_type) {
+            let data = read_blob(daemon, target.digest.as_str()).await?;
             pusher.manifest(&target, data.into(), true).await?;
         } else {
-            pusher.blob(&target, None, Arc::new(Bytes(data)), Arc::new(|_| {})).await?;
+            send(daemon, &pusher, &target).await?;
         }
         println!("Pushed {} {}", target.digest, target.media_type);
         Ok(())

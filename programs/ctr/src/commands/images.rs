@@ -8,7 +8,7 @@ use corten_api::services::images as api;
 use corten_api::services::streaming::StreamInit;
 use corten_api::services::transfer::{TransferOptions, TransferRequest};
 use corten_api::transfer_types::{self as objects, Data, Progress, WindowUpdate};
-use corten_types::{Any, Error, Platform, Reference, Result, ResultExt};
+use corten_types::{Any, Error, Labels, Platform, Reference, Result, ResultExt};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +25,9 @@ use crate::container::{labels, manifest, read_blob};
 use crate::output::{self, Table};
 use crate::progress::{Display, ProgressFlag, Shown};
 use crate::registry::Registry;
+
+/// Exit code of a program that was interrupted: 128 and SIGINT.
+const INTERRUPTED: i32 = 130;
 
 /// Images.
 #[derive(Debug, Subcommand)]
@@ -86,6 +89,22 @@ pub struct Pull {
     /// The snapshotter.
     #[arg(long, env = "CONTAINERD_SNAPSHOTTER", default_value = "")]
     snapshotter: String,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Say the chain ID of what was unpacked.
+    #[arg(long)]
+    print_chainid: bool,
+    #[command(flatten)]
+    progress: ProgressFlag,
+    #[command(flatten)]
+    _of_the_original: PullFlags,
+    /// Its full name; on a terminal docker's short ones are completed.
+    reference: String,
+}
+
+/// What is brought of an image, and how it is recorded.
+#[derive(Debug, Args)]
+pub struct Wanted {
     /// Labels of the image, K=V.
     #[arg(long)]
     label: Vec<String>,
@@ -98,15 +117,24 @@ pub struct Pull {
     /// Leave the manifests of other platforms away.
     #[arg(long)]
     skip_metadata: bool,
-    /// Say the chain ID of what was unpacked.
-    #[arg(long)]
-    print_chainid: bool,
-    #[command(flatten)]
-    progress: ProgressFlag,
-    #[command(flatten)]
-    _of_the_original: PullFlags,
-    /// Its full name; on a terminal docker's short ones are completed.
-    reference: String,
+}
+
+impl Wanted {
+    /// The labels of the record.
+    pub fn labels(&self) -> Labels {
+        labels(&self.label)
+    }
+
+    /// The record that a transfer makes, of content that is not unpacked.
+    pub fn store(&self, name: String) -> Result<objects::ImageStore> {
+        Ok(objects::ImageStore {
+            name,
+            labels: self.labels(),
+            platforms: platforms(&self.platform, self.all_platforms)?,
+            all_metadata: !self.skip_metadata,
+            ..Default::default()
+        })
+    }
 }
 
 /// Flags of the original for what the daemon does or decides anyhow.
@@ -246,15 +274,8 @@ impl Pull {
         let mut access = self.registry.access(daemon).await?;
         let resolver = Some(std::mem::take(&mut access.resolver));
         let source = objects::OciRegistry { reference: reference.clone(), resolver };
-        let platforms = platforms(&self.platform, self.all_platforms)?;
-        let store = objects::ImageStore {
-            name: reference.clone(),
-            labels: labels(&self.label),
-            unpacks: unpacks(&platforms, &self.snapshotter),
-            platforms,
-            all_metadata: !self.skip_metadata,
-            ..Default::default()
-        };
+        let mut store = self.wanted.store(reference.clone())?;
+        store.unpacks = unpacks(&store.platforms, &self.snapshotter);
         let shown = Some(("Pulling", self.progress.shown()));
         let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&store), shown).await;
         access.finish().await;
@@ -389,7 +410,18 @@ pub(super) async fn transfer(
         display = Some(task);
     }
     let request = TransferRequest { source: Some(source), destination: Some(destination), options };
-    let done = daemon.transfer().transfer(request).await.map_err(error);
+    let mut client = daemon.transfer();
+    let done = tokio::select! {
+        done = client.transfer(request) => done.map_err(error),
+        Ok(()) = tokio::signal::ctrl_c(), if display.is_some() => {
+            // The daemon gives up by itself; the terminal is left clean.
+            if let Some(task) = display {
+                task.abort();
+                drop(task.await);
+            }
+            std::process::exit(INTERRUPTED);
+        }
+    };
     let mut saved = Vec::new();
     if let Some(task) = display {
         // The daemon ends the stream with the transfer.

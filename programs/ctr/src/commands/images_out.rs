@@ -7,12 +7,15 @@ use clap::Args;
 use corten_api::services::content::InfoRequest;
 use corten_api::services::images;
 use corten_api::transfer_types::{self as objects, Data, WindowUpdate};
-use corten_types::{Any, Descriptor, Error, Result, ResultExt};
+use corten_types::{Any, Descriptor, Error, Platform, Reference, Result, ResultExt, media_type};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
+use super::content_remote::send;
+use super::convert::Document;
 use super::images::{open, platforms, transfer, unique};
 use crate::client::{Daemon, error};
+use crate::container::read_blob;
 use crate::progress::ProgressFlag;
 use crate::registry::Registry;
 
@@ -38,6 +41,9 @@ pub struct Push {
     /// The media type of that manifest.
     #[arg(long, default_value = corten_types::media_type::OCI_MANIFEST)]
     manifest_type: String,
+    /// Send layers too that may not be handed on.
+    #[arg(long)]
+    allow_non_distributable_blobs: bool,
     /// As the original has it; the daemon's own limit holds.
     #[arg(long = "max-concurrent-uploaded-layers", default_value_t = 0, value_name = "COUNT")]
     _uploads: usize,
@@ -78,6 +84,9 @@ impl Push {
     }
 
     async fn send(&self, daemon: &Daemon, local: &str) -> Result<()> {
+        if self.allow_non_distributable_blobs {
+            self.send_non_distributable(daemon, local).await?;
+        }
         let mut access = self.registry.access(daemon).await?;
         let source = objects::ImageStore {
             name: local.to_owned(),
@@ -90,6 +99,34 @@ impl Push {
         let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&registry), shown).await;
         access.finish().await;
         done.map(drop)
+    }
+}
+
+impl Push {
+    /// Sends the layers that the daemon leaves out, before the manifests that name them.
+    async fn send_non_distributable(&self, daemon: &Daemon, local: &str) -> Result<()> {
+        let request = images::GetImageRequest { name: local.to_owned() };
+        let image = daemon.images().get(request).await.map_err(error)?.into_inner().image.unwrap_or_default();
+        let wanted: Vec<Platform> = self.platform.iter().map(|text| text.parse()).collect::<Result<_>>()?;
+        let reference: Reference = self.remote.parse()?;
+        let access = self.registry.local()?;
+        let pusher = access.resolver.pusher(&reference)?;
+        let mut pending = vec![Descriptor::try_from(image.target.unwrap_or_default())?];
+        while let Some(next) = pending.pop() {
+            let is_wanted = |platform: &Platform| wanted.iter().any(|one| one.rank(platform).is_some());
+            if !wanted.is_empty() && next.platform.as_ref().is_some_and(|platform| !is_wanted(platform)) {
+                continue;
+            }
+            let document: Document = serde_json::from_slice(&read_blob(daemon, next.digest.as_str()).await?)
+                .map_err(|bad| Error::invalid_argument(format!("{}: {bad}", next.digest)))?;
+            for layer in document.layers.iter().flatten() {
+                if media_type::is_non_distributable(&layer.media_type) {
+                    send(daemon, &pusher, layer).await?;
+                }
+            }
+            pending.extend(document.manifests.into_iter().flatten());
+        }
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
 //! `docker exec`, attach and logs.
 
 use crate::table::Check;
-use crate::terminal::Terminal;
+use corten_tests::Terminal;
 use corten_tests::engine::{BOX, Engine, PATIENCE};
+use corten_tests::words::words;
 
 pub const CHECKS: &[Check] = &[
     ("exec: output, environment, user, folder", exec),
@@ -68,7 +69,7 @@ fn detached(e: &Engine) {
 
 fn terminal(e: &Engine) {
     start(e, "exec-t");
-    let mut terminal = Terminal::start(e, "exec -it exec-t sh");
+    let mut terminal = on_terminal(e, "exec -it exec-t sh");
     terminal.resize(33, 77);
     terminal.expect("#");
     // The size arrives in its own time.
@@ -139,16 +140,20 @@ fn drivers(e: &Engine) {
     e.remove("log-local log-none");
 }
 
+fn on_terminal(e: &Engine, line: &str) -> Terminal {
+    Terminal::start(e.command(words(line)))
+}
+
 fn detach_keys(e: &Engine) {
     e.out(&format!("run -dit --name attach-keys {BOX} sh"));
-    let mut terminal = Terminal::start(e, "attach --detach-keys ctrl-a,d attach-keys");
+    let mut terminal = on_terminal(e, "attach --detach-keys ctrl-a,d attach-keys");
     terminal.send("echo $((20 + 3))\n");
     terminal.expect("23\r\n");
     terminal.send("\x01d");
     terminal.expect("read escape sequence");
     terminal.end();
     assert_eq!(e.inspect("attach-keys", ".State.Running"), "true");
-    let mut terminal = Terminal::start(e, "attach attach-keys");
+    let mut terminal = on_terminal(e, "attach attach-keys");
     terminal.send("echo $((20 + 4)); exit 9\n");
     terminal.expect("24\r\n");
     assert_eq!(terminal.end(), 9);

@@ -8,6 +8,7 @@ use corten_tests::engine::{BOX, Engine, Kind, PATIENCE};
 pub const CHECKS: &[Check] = &[
     ("save and load", save_and_load),
     ("load of several images, and from standard input", load_several),
+    ("load of what ctr exports, and ctr imports what is saved", to_and_from_ctr),
     ("tag, list, history, inspect, remove", names),
     ("an image that is used is not removed", used),
     ("push and pull", push_and_pull),
@@ -54,6 +55,25 @@ fn load_several(e: &Engine) {
     e.docker(&format!("load -i {folder}/both.tar")).ok();
     assert_eq!(e.out("images -q image-load").lines().count(), 2);
     e.docker("rmi image-load:one image-load:two").ok();
+}
+
+fn to_and_from_ctr(e: &Engine) {
+    let folder = e.folder("ctr");
+    let (name, at) = ("docker.io/lab/ctr:1", |file: &str| format!("{folder}/{file}.tar"));
+    let layer = Layer::new().file("made", 0o644, b"by ctr").finish();
+    ImageBuilder::busybox().layer(layer).build().save(at("made").as_ref(), name).unwrap();
+    let ctr = |args: &[&str]| e.node.lock().unwrap().ctr(args.iter().copied()).ok();
+    ctr(&["images", "import", "--no-unpack", &at("made")]);
+    ctr(&["images", "export", &at("exported"), name]);
+    ctr(&["images", "rm", "--sync", name]);
+    let told = e.out(&format!("load -i {}", at("exported")));
+    assert!(told.contains("Loaded image: lab/ctr:1"), "{told}");
+    assert_eq!(e.out("run --rm lab/ctr:1 cat /made"), "by ctr");
+    e.docker(&format!("save -o {} lab/ctr:1", at("saved"))).ok();
+    e.docker("rmi lab/ctr:1").ok();
+    ctr(&["images", "import", &at("saved")]);
+    assert_eq!(ctr(&["run", "--rm", name, "from-docker", "cat", "/made"]), "by ctr");
+    ctr(&["images", "rm", "--sync", name]);
 }
 
 fn names(e: &Engine) {

@@ -168,7 +168,7 @@ pub(in crate::commands) struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Descriptor>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    layers: Option<Vec<Descriptor>>,
+    pub layers: Option<Vec<Descriptor>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifests: Option<Vec<Descriptor>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
