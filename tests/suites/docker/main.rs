@@ -58,37 +58,31 @@ fn containers_of_docker_20() {
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn containers_of_docker_26() {
     containers(Kind::Docker26);
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn containers_of_docker_26_with_the_image_store() {
     containers(Kind::Docker26Store);
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn images_of_docker_20() {
     images(Kind::Docker20);
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn images_of_docker_26() {
     images(Kind::Docker26);
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn images_of_docker_26_with_the_image_store() {
     images(Kind::Docker26Store);
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn networks_of_docker_20() {
     networks(Kind::Docker20);
 }
@@ -99,43 +93,36 @@ fn networks_of_docker_26() {
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn networks_of_docker_26_with_the_image_store() {
     networks(Kind::Docker26Store);
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn containers_of_docker_20_survive() {
     survives(Kind::Docker20);
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn swarm_of_docker_20() {
     swarm(Kind::Docker20);
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn containers_of_docker_26_survive() {
     survives(Kind::Docker26);
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn swarm_of_docker_26() {
     swarm(Kind::Docker26);
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn containers_of_docker_26_with_the_image_store_survive() {
     survives(Kind::Docker26Store);
 }
 
 #[test]
-#[ignore = "it takes long: make test-docker plays it"]
 fn swarm_of_docker_26_with_the_image_store() {
     swarm(Kind::Docker26Store);
 }

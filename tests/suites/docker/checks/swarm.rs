@@ -211,7 +211,9 @@ fn stack(e: &Engine) {
     std::fs::write(format!("{folder}/stack.yaml"), text.replace("driver: bridge, ", "")).unwrap();
     e.docker(&format!("stack deploy --resolve-image never -c {folder}/stack.yaml pile")).ok();
     running(e, "pile_one", 2);
-    assert_eq!(e.out("stack services --format '{{.Name}} {{.Replicas}}' pile"), "pile_one 2/2");
+    eventually("the stack is told as it is", PATIENCE, || {
+        (e.out("stack services --format '{{.Name}} {{.Replicas}}' pile") == "pile_one 2/2").then_some(())
+    });
     e.docker("stack rm pile").ok();
     running(e, "pile_one", 0);
     eventually("the network is free", PATIENCE, || {
