@@ -99,11 +99,19 @@ docs: ## the documentation that is made from the definitions of the commands
 	cargo run -q -p ctr -- manual >docs/ctr.md
 
 .PHONY: install
-install: build ## place programs, manual and completions under PREFIX (/usr/local)
+install: build place ## place programs, manual, completions and the systemd unit under PREFIX (/usr/local)
+
+# What was built before, from RELEASE.
+.PHONY: place
+place:
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 0755 $(RELEASE)/containerd $(RELEASE)/ctr $(RELEASE)/containerd-shim-runc-v2 $(RELEASE)/corten-cni $(DESTDIR)$(PREFIX)/bin
-	$(RELEASE)/ctr manual --folder $(RELEASE)/manual
-	install -Dm 0644 $(RELEASE)/manual/ctr.8 $(DESTDIR)$(PREFIX)/share/man/man8/ctr.8
-	install -Dm 0644 $(RELEASE)/manual/ctr.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ctr
-	install -Dm 0644 $(RELEASE)/manual/_ctr $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ctr
-	install -Dm 0644 $(RELEASE)/manual/ctr.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ctr.fish
+	made=$$(mktemp -d) && trap 'rm -r "$$made"' EXIT && $(RELEASE)/ctr manual --folder "$$made" && \
+	install -d $(DESTDIR)$(PREFIX)/share/man/man8 && \
+	install -m 0644 "$$made"/*.8 $(DESTDIR)$(PREFIX)/share/man/man8 && \
+	install -Dm 0644 "$$made/ctr.bash" $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ctr && \
+	install -Dm 0644 "$$made/_ctr" $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ctr && \
+	install -Dm 0644 "$$made/ctr.fish" $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ctr.fish
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|PREFIX|$(PREFIX)|; /^# /d' packaging/containerd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/containerd.service
+	chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/containerd.service

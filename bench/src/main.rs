@@ -63,6 +63,8 @@ struct Args {
 enum Figure {
     /// Containers, one after the other and at once.
     Start,
+    /// The command line alone.
+    Client,
     /// Memory of the daemon and of shims.
     Memory,
     /// Many containers that do nothing, and the daemon's start with them.
@@ -108,6 +110,9 @@ fn main() {
     let wanted = |figure| args.only.is_empty() || args.only.contains(&figure);
     if wanted(Figure::Memory) {
         memory::idle(&sides);
+    }
+    if wanted(Figure::Client) || wanted(Figure::Start) {
+        start::client(&sides, 2 * args.runs);
     }
     if wanted(Figure::Start) || wanted(Figure::Memory) || wanted(Figure::Idle) {
         import(&sides);

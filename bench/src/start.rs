@@ -30,6 +30,23 @@ pub fn sequential(sides: &Sides, runs: usize) {
     );
 }
 
+/// `ctr version`: how long the command line itself takes, each with its own daemon.
+pub fn client(sides: &Sides, runs: usize) {
+    let once = |node: &Node| {
+        let begun = Instant::now();
+        node.ctr(["version"]);
+        begun.elapsed().as_secs_f64() * 1000.0
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    once(&sides.ours);
+    once(&sides.theirs);
+    for _ in 0..runs {
+        ours.push(once(&sides.ours));
+        theirs.push(once(&sides.theirs));
+    }
+    row(&format!("ctr version (median of {runs})"), "ms", median(ours), median(theirs), Some(1.0 / 4.0));
+}
+
 /// `ctr tasks exec ID true`, likewise.
 pub fn exec(sides: &Sides, runs: usize) {
     let once = |node: &Node, n: usize| {

@@ -22,6 +22,7 @@ pub mod registry;
 pub mod remote;
 pub mod scratch;
 pub mod scripted;
+pub mod session;
 pub mod snapshotter;
 pub mod terminal;
 pub mod token_server;
@@ -40,6 +41,7 @@ pub use peers::Peers;
 pub use registry::{Guard, Registry};
 pub use scratch::Scratch;
 pub use scripted::{Fault, ScriptedRegistry};
+pub use session::Session;
 pub use terminal::{Screen, Terminal};
 pub use token_server::TokenServer;
 

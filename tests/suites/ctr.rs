@@ -6,7 +6,7 @@
 //! `[pids]` numbers, times and the width of columns vary; `[sorted]` the original's order is that of a hash map;
 //! `[ours: why]` only the exit code must be the same; `[free: why]` not even that.
 //! `@stopped ID` and `@stopped ID EXEC` wait until a task or a process in it has stopped. `$I` is an image, `$C` the chain id of its layer, `$M` its manifest,
-//! `$D` the node's folder.
+//! `$D` the node's folder, `$NS` its namespace, `$R` a registry with `lab/box:1`, whose manifest is `$B`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use corten_api::services::tasks::GetRequest;
 use corten_api::task_types::Status;
-use corten_tests::{Client, Finished, ImageBuilder, Node, Peers, Running, eventually};
+use corten_tests::{Client, Finished, ImageBuilder, Node, Peers, Registry, Running, eventually};
 use regex::Regex;
 
 const IMAGE: &str = "example.com/lab/box:1";
 
 /// Flags and commands that only ours has.
-const OURS_ALONE: [&str; 21] = [
+const OURS_ALONE: &[&str] = &[
     "--flame-graph value",
     "--format value",
     "--rlimit-nofile value",
@@ -45,11 +45,28 @@ const OURS_ALONE: [&str; 21] = [
     "--ip value [ --ip value ]",
     "--dns value [ --dns value ]",
     "--dns-search value [ --dns-search value ]",
+    "--detach-keys value",
+    "top",
+    "logs",
+    "cp",
+    "diff",
+    "history",
+    "tree",
+    "--progress HOW",
+    "--progress value",
 ];
+
+/// A registry for both sides.
+#[derive(Clone)]
+struct Shared {
+    host: String,
+    manifest: String,
+}
 
 /// A node and the `ctr` that talks to it.
 struct Side {
     node: Node,
+    registry: Option<Shared>,
     ctr: std::path::PathBuf,
     chain: String,
     manifest: String,
@@ -75,7 +92,7 @@ impl Side {
         let list = corten_tests::command::run(node.foreign_ctr_command(&theirs, ["snapshots", "ls"])).ok();
         let chain = list.lines().nth(1).and_then(|line| line.split(' ').next()).unwrap().to_owned();
         let manifest = build.target.digest().to_string();
-        Self { node, ctr: ctr.to_owned(), chain, manifest }
+        Self { node, registry: None, ctr: ctr.to_owned(), chain, manifest }
     }
 
     fn run(&self, line: &str) -> Finished {
@@ -90,10 +107,22 @@ impl Side {
         let folder = self.node.path().display().to_string();
         let filled = words.iter().map(|word| {
             let word = word.replace("$I", IMAGE).replace("$C", &self.chain).replace("$M", &self.manifest);
-            word.replace("$NS", self.node.namespace()).replace("$D", &folder)
+            let word = word.replace("$NS", self.node.namespace()).replace("$D", &folder);
+            match &self.registry {
+                Some(registry) => word.replace("$R", &registry.host).replace("$B", &registry.manifest),
+                None => word,
+            }
         });
-        let mut command: Command = self.node.foreign_ctr_command(&self.ctr, filled);
-        command.current_dir(self.node.path());
+        // Variables stand before the command, as in a shell.
+        let (mut environment, mut args) = (Vec::new(), Vec::new());
+        for word in filled {
+            match word.split_once('=').filter(|(name, _)| args.is_empty() && is_variable(name)) {
+                Some((name, value)) => environment.push((name.to_owned(), value.to_owned())),
+                None => args.push(word),
+            }
+        }
+        let mut command: Command = self.node.foreign_ctr_command(&self.ctr, args);
+        command.envs(environment).current_dir(self.node.path());
         Running::start(command, None).finish()
     }
 
@@ -128,6 +157,10 @@ impl Side {
             .iter()
             .fold(text, |text, (rule, with)| Regex::new(rule).unwrap().replace_all(&text, *with).into_owned())
     }
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
 }
 
 /// The names of commands and flags in a help text, and what stands before it.
@@ -201,7 +234,15 @@ fn same(script: &str, nodes: [Node; 2]) {
     let ours = corten_tests::peers::programs().join("ctr");
     let theirs = Peers::find().containerd_2_1().join("ctr");
     let [left, right] = nodes;
-    let (left, right) = (Side::new(left, &ours), Side::new(right, &theirs));
+    let (mut left, mut right) = (Side::new(left, &ours), Side::new(right, &theirs));
+    let registry = script.contains("$R").then(|| {
+        let registry = Registry::start();
+        let image = ImageBuilder::busybox().build();
+        registry.push(&image, "lab/box:1");
+        (Shared { host: registry.host(), manifest: image.target.digest().to_string() }, registry)
+    });
+    left.registry = registry.as_ref().map(|(shared, _)| shared.clone());
+    right.registry.clone_from(&left.registry);
     let (mut differences, mut count) = (String::new(), 0);
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         if let Some(id) = line.strip_prefix("@stopped ") {
@@ -245,6 +286,12 @@ const SPECIFICATIONS: &str = include_str!("ctr/specifications.txt");
 
 /// Running containers.
 const TASKS: &str = include_str!("ctr/tasks.txt");
+
+/// Blobs, and what of them is brought from a registry.
+const CONTENT: &str = include_str!("ctr/content.txt");
+
+/// Images: listed, named, moved, mounted.
+const IMAGES: &str = include_str!("ctr/images.txt");
 
 /// Both listen to one daemon, and hear the same.
 fn hear_the_same(node: Node) {
@@ -326,4 +373,137 @@ fn tasks_are_told_as_debians_tells_them_on_our_daemon() {
 #[test]
 fn tasks_are_told_as_debians_tells_them_on_debians_daemon() {
     on_debians(TASKS);
+}
+
+#[test]
+#[ignore = "the answers follow"]
+fn blobs_are_told_as_debians_tells_them_on_our_daemon() {
+    on_ours(CONTENT);
+}
+
+#[test]
+#[ignore = "the answers follow"]
+fn blobs_are_told_as_debians_tells_them_on_debians_daemon() {
+    on_debians(CONTENT);
+}
+
+#[test]
+#[ignore = "the answers follow"]
+fn images_are_told_as_debians_tells_them_on_our_daemon() {
+    on_ours(IMAGES);
+}
+
+#[test]
+#[ignore = "the answers follow"]
+fn images_are_told_as_debians_tells_them_on_debians_daemon() {
+    on_debians(IMAGES);
+}
+
+#[test]
+fn variables_of_the_environment_are_read_as_debians_reads_them() {
+    let node = Node::start();
+    node.ctr(["containers", "create", "--rootfs", "/", "box"]).ok();
+    let told = [corten_tests::peers::programs().join("ctr"), Peers::find().containerd_2_1().join("ctr")].map(
+        |program| {
+            let mut command = Command::new(program);
+            command.env("CONTAINERD_ADDRESS", node.address()).env("CONTAINERD_NAMESPACE", node.namespace());
+            command.args(["containers", "ls"]);
+            corten_tests::command::run(command).ok()
+        },
+    );
+    assert_eq!(told[0], told[1]);
+    assert!(told[0].contains("\nbox "), "{}", told[0]);
+    node.ctr(["containers", "rm", "box"]).ok();
+    node.finish();
+}
+
+/// Commands and flags that no script has, and why.
+const NOT_COMPARED: &[(&str, &str)] = &[
+    ("http-dump", "what a registry is told: suite registries"),
+    ("http-trace", "likewise"),
+    ("tlscacert", "likewise"),
+    ("tlscert", "likewise"),
+    ("tlskey", "likewise"),
+    ("skip-verify", "likewise"),
+    ("user", "likewise; users of containers are compared"),
+    ("refresh", "likewise"),
+    ("hosts-dir", "likewise"),
+    ("plain-http", "in the scripts where a registry is reached"),
+    ("gpus", "no graphics processors here"),
+];
+
+/// The names of commands, and of flags, that a help text of Debian's tells; each with its other names.
+fn told_by_help(text: &str) -> [Vec<Vec<String>>; 2] {
+    let (mut found, mut section) = ([Vec::new(), Vec::new()], None);
+    for line in text.lines() {
+        if !line.starts_with(' ') && line.ends_with(':') {
+            section = match line {
+                "COMMANDS:" => Some(0),
+                "OPTIONS:" | "GLOBAL OPTIONS:" => Some(1),
+                _ => None,
+            };
+        } else if let Some(at) = section
+            && line.starts_with("   ")
+            && line.chars().nth(3).is_some_and(|char| char != ' ')
+        {
+            let names = line.trim().split("  ").next().unwrap_or_default();
+            let names = names.split([',', '[', ' ']).filter(|name| !name.is_empty() && *name != "value");
+            let names: Vec<String> = match at {
+                0 => names.map(str::to_owned).collect(),
+                _ => names
+                    .filter_map(|name| Some(name.strip_prefix('-')?.trim_start_matches('-').to_owned()))
+                    .collect(),
+            };
+            if !names.is_empty() && !["help", "version"].contains(&names[0].as_str()) {
+                found[at].push(names);
+            }
+        }
+    }
+    found
+}
+
+/// The commands and flags below a command that no line of the scripts has.
+fn missing(program: &Path, path: &[String], lines: &[Vec<String>], out: &mut Vec<String>) {
+    let mut help = Command::new(program);
+    help.args(path).arg("--help");
+    let [commands, flags] = told_by_help(&corten_tests::command::run(help).ok());
+    let name = path.join(" ");
+    if commands.is_empty() && lines.is_empty() {
+        out.push(name.clone());
+    }
+    for names in flags {
+        let is_used = |word: &String| {
+            let body = word.trim_start_matches('-').split('=').next().unwrap_or_default();
+            word.starts_with('-') && names.iter().any(|name| name == body)
+        };
+        let is_excused = NOT_COMPARED.iter().any(|(name, _)| *name == names[0]);
+        if !is_excused && !lines.iter().flatten().any(is_used) {
+            out.push(format!("{name} --{}", names[0]));
+        }
+    }
+    for names in commands {
+        // What stands behind the command's name; flags of the group may stand before it.
+        let rest = |line: &Vec<String>| {
+            let at = line.iter().position(|word| names.contains(word))?;
+            Some(line[at + 1..].to_vec())
+        };
+        let below: Vec<Vec<String>> = lines.iter().filter_map(rest).collect();
+        missing(program, &[path, &[names[0].clone()]].concat(), &below, out);
+    }
+}
+
+#[test]
+#[ignore = "the answers follow"]
+fn every_command_and_flag_of_debians_is_compared() {
+    let scripts = [WORDS, RECORDS, SPECIFICATIONS, TASKS, CONTENT, IMAGES].join("\n");
+    let remark = Regex::new(r"^\[[^\]]*\] ?").unwrap();
+    let lines: Vec<Vec<String>> = scripts
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with(['#', '@']))
+        .map(|line| remark.replace(line, "").split_whitespace().map(str::to_owned).collect())
+        .collect();
+    let mut out = Vec::new();
+    missing(&Peers::find().containerd_2_1().join("ctr"), &[], &lines, &mut out);
+    assert!(out.is_empty(), "of {} command lines none has these:\n{}", lines.len(), out.join("\n"));
+    assert!(lines.len() > 500, "{}", lines.len());
 }

@@ -31,6 +31,12 @@ impl Root {
         Ok(Self { folder: openat(CWD, path, flags, Mode::empty())? })
     }
 
+    /// A folder that is open already, if only as a path.
+    #[must_use]
+    pub fn of(folder: OwnedFd) -> Self {
+        Self { folder }
+    }
+
     /// The handle of the folder itself.
     #[must_use]
     pub fn handle(&self) -> BorrowedFd<'_> {

@@ -78,7 +78,8 @@ fn help(command: &Command, mut path: Vec<String>, about: Option<&OsString>) -> R
     }
 }
 
-fn find<'a>(command: &'a Command, name: &str) -> Option<&'a Command> {
+/// The command of a name, which may be an alias.
+pub fn find<'a>(command: &'a Command, name: &str) -> Option<&'a Command> {
     command
         .get_subcommands()
         .find(|one| one.get_name() == name || one.get_all_aliases().any(|alias| alias == name))

@@ -25,10 +25,28 @@ impl<T: Into<Value>> From<T> for Document {
 }
 
 impl Document {
+    /// Whether it takes lines of its own in YAML.
+    fn is_block(&self) -> bool {
+        match self {
+            Self::Object(fields) => !fields.is_empty(),
+            Self::Array(list) => !list.is_empty(),
+            Self::Value(Value::Object(fields)) => !fields.is_empty(),
+            Self::Value(Value::Array(list)) => !list.is_empty(),
+            Self::Value(_) => false,
+        }
+    }
+
     /// The text, each level indented by `indent` more; none for all in one line.
     pub fn text(&self, indent: usize) -> String {
         let mut out = String::new();
         write(self, indent, 0, &mut out);
+        out
+    }
+
+    /// The document as YAML.
+    pub fn yaml(&self) -> String {
+        let mut out = String::new();
+        yaml(self, 0, false, &mut out);
         out
     }
 
@@ -109,6 +127,68 @@ fn string(text: &str, out: &mut String) {
     }
 }
 
+/// Writes a value of YAML, and ends its line; `inline` where something stands before it in the line.
+fn yaml(document: &Document, level: usize, inline: bool, out: &mut String) {
+    let (mut lines, mut is_list) = (Vec::new(), false);
+    match document {
+        Document::Object(fields) => {
+            lines.extend(fields.iter().map(|(name, value)| (Some(name.clone()), value.clone())));
+        }
+        Document::Value(Value::Object(fields)) => {
+            lines.extend(
+                fields.iter().map(|(name, value)| (Some(name.clone()), Document::Value(value.clone()))),
+            );
+        }
+        Document::Array(list) => {
+            is_list = true;
+            lines.extend(list.iter().map(|one| (None, one.clone())));
+        }
+        Document::Value(Value::Array(list)) => {
+            is_list = true;
+            lines.extend(list.iter().map(|one| (None, Document::Value(one.clone()))));
+        }
+        Document::Value(Value::String(text)) => return out.push_str(&format!("{}\n", scalar(text))),
+        Document::Value(other) => return out.push_str(&format!("{other}\n")),
+    }
+    if lines.is_empty() {
+        return out.push_str(if is_list { "[]\n" } else { "{}\n" });
+    }
+    for (at, (name, value)) in lines.into_iter().enumerate() {
+        if at > 0 || !inline {
+            out.extend(std::iter::repeat_n("  ", level));
+        }
+        let Some(name) = name else {
+            out.push_str("- ");
+            yaml(&value, level + 1, true, out);
+            continue;
+        };
+        out.push_str(&scalar(&name));
+        out.push(':');
+        match value.is_block() {
+            true => {
+                out.push('\n');
+                yaml(&value, level + 1, false, out);
+            }
+            false => {
+                out.push(' ');
+                yaml(&value, level + 1, true, out);
+            }
+        }
+    }
+}
+
+/// Text as YAML reads it back: bare where it cannot be taken for something else.
+fn scalar(text: &str) -> String {
+    const WORDS: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
+    let plain = |char: char| char.is_ascii_alphanumeric() || "_./@-:+".contains(char);
+    let begins = |char: char| char.is_ascii_alphabetic() || matches!(char, '_' | '/');
+    let is_bare = text.starts_with(begins)
+        && text.chars().all(plain)
+        && !text.ends_with(':')
+        && !WORDS.contains(&text.to_lowercase().as_str());
+    if is_bare { text.to_owned() } else { Value::String(text.to_owned()).to_string() }
+}
+
 /// The fields of an object of a specification, by the name of the field that holds it.
 fn fields(parent: &str) -> &'static str {
     match parent {
@@ -184,5 +264,19 @@ mod tests {
         let spec = json!({"linux": {"namespaces": [{"path": "/x", "type": "pid"}]}, "ociVersion": "1"});
         let text = Document::spec(spec).text(0);
         assert_eq!(text, r#"{"ociVersion":"1","linux":{"namespaces":[{"type":"pid","path":"/x"}]}}"#);
+    }
+
+    #[test]
+    fn yaml_is_read_back_as_what_it_was() {
+        let document = object([
+            ("name", "a:1".into()),
+            ("yes", "no".into()),
+            ("size", 7.into()),
+            ("text", "a: b\n\u{1b}".into()),
+            ("none", json!([]).into()),
+            ("list", json!([{"x": 1, "y": ["1", "b"]}, {}]).into()),
+        ]);
+        let text = "name: a:1\n\"yes\": \"no\"\nsize: 7\ntext: \"a: b\\n\\u001b\"\nnone: []\nlist:\n  - x: 1\n    \"y\":\n      - \"1\"\n      - b\n  - {}\n";
+        assert_eq!(document.yaml(), text);
     }
 }

@@ -19,6 +19,8 @@ mod client;
 mod commands;
 mod container;
 mod described;
+mod detach;
+mod files;
 mod flame;
 mod help;
 mod hints;
@@ -28,6 +30,7 @@ mod output;
 mod progress;
 mod registry;
 mod rootfs;
+mod screen;
 mod stdio;
 
 use std::path::PathBuf;

@@ -9,6 +9,9 @@ use std::time::{Duration, SystemTime};
 use clap::ValueEnum;
 use corten_types::{Error, Labels, Result};
 
+use crate::commands::Shown;
+use crate::json::Document;
+
 /// Exit code of a program whose reader has gone: 128 and SIGPIPE.
 pub const READER_GONE: i32 = 141;
 
@@ -44,13 +47,30 @@ pub fn tell(text: Arguments<'_>) {
 /// How a list is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Columns that line up, as the original has them.
+    /// Columns that line up; on a terminal with colours, and made for people.
     #[default]
     Table,
     /// An array of objects.
     Json,
-    /// Cells with tabs between them, without a header.
+    /// The same as YAML.
+    Yaml,
+    /// Columns as the original has them, on a terminal too.
     Plain,
+}
+
+impl Format {
+    /// Whether a person looks, who is better served by ages than by dates.
+    pub fn is_for_people(self) -> bool {
+        self == Self::Table && is_terminal()
+    }
+
+    /// Shows a document: as YAML if asked for, else as the original's JSON.
+    pub fn show(self, document: &Document) {
+        match self {
+            Self::Yaml => say(format_args!("{}", document.yaml())),
+            _ => crate::json::print(document),
+        }
+    }
 }
 
 /// What rows of a table end with.
@@ -97,22 +117,45 @@ impl Table {
         self.show(Format::Table)
     }
 
+    /// Only the first column, if that was asked for.
+    pub fn show_as(self, shown: &Shown) -> Result<()> {
+        if !shown.quiet {
+            return self.show(shown.format);
+        }
+        let names = self.rows.iter().skip(1).filter_map(|row| row.first());
+        names.for_each(|name| say(format_args!("{name}\n")));
+        Ok(())
+    }
+
     pub fn show(self, format: Format) -> Result<()> {
         match format {
-            Format::Table => {
+            Format::Table if is_terminal() => {
                 let text = self.aligned();
-                match text.split_once('\n').filter(|_| is_terminal()) {
-                    Some((header, rows)) => say(format_args!("\u{1b}[1m{header}\u{1b}[0m\n{rows}")),
-                    None => say(format_args!("{text}")),
-                }
-                Ok(())
+                let (header, rows) = text.split_once('\n').unwrap_or_default();
+                say(format_args!("{}\n{}", painted(header, BOLD), self.coloured(rows)));
             }
-            Format::Json => json(&self.objects()),
-            Format::Plain => {
-                self.rows.iter().skip(1).for_each(|row| say(format_args!("{}\n", row.join("\t"))));
-                Ok(())
-            }
+            Format::Table | Format::Plain => say(format_args!("{}", self.aligned())),
+            Format::Json | Format::Yaml => format.show(&self.objects().into()),
         }
+        Ok(())
+    }
+
+    /// Rows whose states have the colours of states.
+    fn coloured(&self, rows: &str) -> String {
+        let Some(column) = self.rows.first().and_then(|header| header.iter().position(|name| is_state(name)))
+        else {
+            return rows.to_owned();
+        };
+        let states = self.rows.iter().skip(1).map(|row| row.get(column).map_or("", String::as_str));
+        let line = |(line, state): (&str, &str)| match colour_of(state) {
+            // The state is the last such word: ids stand before it.
+            Some(colour) => match line.rsplit_once(state) {
+                Some((before, after)) => format!("{before}{}{after}\n", painted(state, colour)),
+                None => format!("{line}\n"),
+            },
+            None => format!("{line}\n"),
+        };
+        rows.lines().zip(states).map(line).collect()
     }
 
     fn aligned(&self) -> String {
@@ -149,6 +192,33 @@ impl Table {
     }
 }
 
+const BOLD: u8 = 1;
+/// Colours of what is well, of what wants a look, of what is wrong, and of what is over.
+const GREEN: u8 = 32;
+const YELLOW: u8 = 33;
+const RED: u8 = 31;
+const DIM: u8 = 2;
+
+/// Text in a colour of terminals.
+pub fn painted(text: &str, colour: u8) -> String {
+    format!("\u{1b}[{colour}m{text}\u{1b}[0m")
+}
+
+fn is_state(column: &str) -> bool {
+    column == "STATUS" || column == "STATE"
+}
+
+fn colour_of(state: &str) -> Option<u8> {
+    let word = state.split([' ', '(']).next().unwrap_or_default();
+    match word.to_lowercase().as_str() {
+        "running" | "ok" | "up" | "complete" => Some(GREEN),
+        "paused" | "pausing" | "created" | "incomplete" | "absent" => Some(YELLOW),
+        "error" | "missing" | "unavailable" => Some(RED),
+        "stopped" | "skip" | "down" => Some(DIM),
+        _ => None,
+    }
+}
+
 /// Lines whose cells end with tabs: a column is as wide as the widest of its cells in neighbouring lines, and four more.
 pub fn elastic(lines: &[String]) -> String {
     let cells: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
@@ -181,6 +251,11 @@ pub fn binary_size(bytes: i64) -> String {
         unit = next;
     }
     format!("{size:.1} {unit}")
+}
+
+/// As [`binary_size`], of a count that cannot be negative.
+pub fn bytes_of(count: u64) -> String {
+    binary_size(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
 /// Decimal units with four digits, as docker has them.
@@ -221,6 +296,12 @@ pub fn age(time: SystemTime) -> String {
     }
 }
 
+/// As much of a digest as tells one from others.
+pub fn short_digest(digest: &str) -> &str {
+    let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
+    hex.get(..12).unwrap_or(hex)
+}
+
 /// Labels in one cell.
 pub fn labels(labels: &Labels, none: &str) -> String {
     if labels.is_empty() {
@@ -232,12 +313,6 @@ pub fn labels(labels: &Labels, none: &str) -> String {
 /// Whether somebody looks.
 pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
-}
-
-/// JSON as the original indents it, fields sorted.
-pub fn json(value: &serde_json::Value) -> Result<()> {
-    crate::json::print(&value.clone().into());
-    Ok(())
 }
 
 /// A time of day here, as RFC 3339 without fractions.
@@ -288,6 +363,16 @@ mod tests {
     fn columns_end_where_a_line_does_not_have_them() {
         let lines = ["a\tb\tc", "long\tb", "x\tlonger\tc"].map(str::to_owned);
         assert_eq!(elastic(&lines), "a       b    c\nlong    b\nx       longer    c\n");
+    }
+
+    #[test]
+    fn states_have_colours_and_ids_of_the_same_name_have_none() {
+        let mut table = Table::wide(&["TASK", "STATUS"]).ends(Ends::PaddedHeader);
+        table.row(["RUNNING".into(), "RUNNING".into()]);
+        table.row(["a".into(), "UNKNOWN".into()]);
+        let text = table.aligned();
+        let (_, rows) = text.split_once('\n').unwrap();
+        assert_eq!(table.coloured(rows), "RUNNING    \u{1b}[32mRUNNING\u{1b}[0m\na          UNKNOWN\n");
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use corten_api::services::tasks as api;
 use corten_types::{Result, ResultExt};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::io::retry_on_intr;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -13,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::client::Daemon;
+use crate::detach::{self, Keys};
 use crate::output;
 
 const FOLDER: &str = "/run/containerd/fifo";
@@ -25,6 +28,15 @@ pub struct Paths {
     pub stderr: String,
 }
 
+/// How the input of a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputEnd {
+    /// Ours did.
+    Closed,
+    /// Somebody pressed the keys that leave the process alone.
+    Detached,
+}
+
 /// The FIFOs of one process, and the copies between them and our own streams.
 #[derive(Debug)]
 pub struct Streams {
@@ -32,18 +44,31 @@ pub struct Streams {
     folder: Option<PathBuf>,
     copies: Vec<JoinHandle<Option<std::io::Error>>>,
     terminal: bool,
+    keys: Keys,
 }
 
 impl Streams {
+    /// The keys that leave the process alone, where there is a terminal to press them on.
+    pub fn with_keys(mut self, keys: &Keys) -> Self {
+        if self.terminal && std::io::stdin().is_terminal() {
+            self.keys = keys.clone();
+        }
+        self
+    }
+
+    fn of(paths: Paths, folder: Option<PathBuf>, terminal: bool) -> Self {
+        Self { paths, folder, copies: Vec::new(), terminal, keys: Keys::default() }
+    }
+
     /// Nobody reads and nobody writes.
     pub fn null() -> Self {
-        Self { paths: Paths::default(), folder: None, copies: Vec::new(), terminal: false }
+        Self::of(Paths::default(), None, false)
     }
 
     /// Output goes where an address says.
     pub fn logged(uri: &str) -> Self {
         let paths = Paths { stdin: String::new(), stdout: uri.into(), stderr: uri.into() };
-        Self { paths, folder: None, copies: Vec::new(), terminal: false }
+        Self::of(paths, None, false)
     }
 
     /// New FIFOs. Output is read from here on: some shims wait for a reader.
@@ -58,14 +83,14 @@ impl Streams {
         };
         let stderr = if terminal { String::new() } else { make("stderr")? };
         let paths = Paths { stdin: make("stdin")?, stdout: make("stdout")?, stderr };
-        let mut streams = Self { paths, folder: Some(folder), copies: Vec::new(), terminal };
+        let mut streams = Self::of(paths, Some(folder), terminal);
         streams.follow_output()?;
         Ok(streams)
     }
 
     /// The FIFOs that a process has already.
     pub fn existing(paths: Paths, terminal: bool) -> Result<Self> {
-        let mut streams = Self { paths, folder: None, copies: Vec::new(), terminal };
+        let mut streams = Self::of(paths, None, terminal);
         streams.follow_output()?;
         Ok(streams)
     }
@@ -93,7 +118,7 @@ impl Streams {
     }
 
     /// Connects our standard input as soon as the shim opens the FIFO; the receiver is told when it ends.
-    pub fn feed_input(&self) -> oneshot::Receiver<()> {
+    pub fn feed_input(&self) -> oneshot::Receiver<InputEnd> {
         let (ended, receiver) = oneshot::channel();
         let path = PathBuf::from(&self.paths.stdin);
         if !is_fifo(&path) {
@@ -101,17 +126,11 @@ impl Streams {
         }
         // The open waits for the shim, and reading a terminal or a pipe blocks too: this thread ends with the
         // process.
+        let keys = self.keys.clone();
         std::thread::spawn(move || {
-            let Ok(mut to) = std::fs::File::options().write(true).open(path) else { return };
-            let mut buffer = [0; 32 << 10];
-            let mut from = std::io::stdin().lock();
-            while let Ok(count @ 1..) = from.read(&mut buffer) {
-                if to.write_all(buffer.get(..count).unwrap_or_default()).is_err() {
-                    break;
-                }
-            }
-            drop(to);
-            let _ = ended.send(());
+            let Ok(to) = std::fs::File::options().write(true).open(path) else { return };
+            let end = feed(to, keys);
+            let _ = ended.send(end);
         });
         receiver
     }
@@ -145,6 +164,35 @@ impl Drop for Streams {
             std::fs::remove_dir_all(folder).ok();
         }
     }
+}
+
+/// Copies our standard input until it ends, or the keys are pressed.
+fn feed(mut to: std::fs::File, mut keys: Keys) -> InputEnd {
+    let mut buffer = [0; 32 << 10];
+    let mut from = std::io::stdin().lock();
+    loop {
+        if keys.is_holding() && !is_readable_within(detach::PATIENCE) {
+            if to.write_all(&keys.release()).is_err() {
+                return InputEnd::Closed;
+            }
+            continue;
+        }
+        let Ok(count @ 1..) = from.read(&mut buffer) else { return InputEnd::Closed };
+        let (data, detached) = keys.take(buffer.get(..count).unwrap_or_default());
+        if to.write_all(&data).is_err() {
+            return InputEnd::Closed;
+        }
+        if detached {
+            return InputEnd::Detached;
+        }
+    }
+}
+
+/// Whether somebody presses a key in time.
+fn is_readable_within(patience: std::time::Duration) -> bool {
+    let input = std::io::stdin();
+    let timeout = patience.try_into().ok();
+    retry_on_intr(|| poll(&mut [PollFd::new(&input, PollFlags::IN)], timeout.as_ref())) != Ok(0)
 }
 
 /// Shows output of a process. A reader that has gone ends this program, as it does with the original.

@@ -52,11 +52,23 @@ pub async fn write_checked(
         while answers.message().await.map_err(error)?.is_some() {}
         Ok::<_, Error>(())
     };
-    let (made, answered) = tokio::join!(feed(wanted, data, source, sender), answering);
-    let made = made?;
-    match answered {
+    let fatal = |answered: Result<()>| match answered {
         Err(failed) if !failed.is_already_exists() => Err(failed),
-        _ => Ok(made),
+        _ => Ok(()),
+    };
+    let feeding = feed(wanted, data, source, sender);
+    tokio::pin!(answering, feeding);
+    tokio::select! {
+        biased;
+        made = &mut feeding => {
+            let made = made?;
+            fatal(answering.await).map(|()| made)
+        }
+        // Who waits for a source that says nothing need not wait when the daemon has gone.
+        answered = &mut answering => {
+            fatal(answered)?;
+            feeding.await
+        }
     }
 }
 

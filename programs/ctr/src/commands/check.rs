@@ -1,6 +1,5 @@
 //! `check`: whether this machine has what containers need, and what to do where it has not.
 
-use std::io::IsTerminal;
 use std::path::Path;
 
 use clap::Args;
@@ -27,6 +26,8 @@ enum State {
     Missing,
 }
 
+const CONFIGURATION: &str = "/etc/containerd/config.toml";
+
 struct Finding {
     what: &'static str,
     state: State,
@@ -43,18 +44,17 @@ impl Check {
         findings.extend(controllers());
         findings.extend(security());
         findings.extend(tools());
-        findings.push(daemon(client).await);
+        findings.push(configuration());
+        findings.extend(daemon(client).await);
         let mut table = Table::wide(&["WHAT", "STATE", "DETAIL"]);
-        let colour = self.format == Format::Table && std::io::stdout().is_terminal();
         let missing = findings.iter().any(|one| one.state == State::Missing);
         for one in findings {
-            let (word, code) = match one.state {
-                State::Ok => ("ok", 32),
-                State::Optional => ("absent", 33),
-                State::Missing => ("missing", 31),
+            let word = match one.state {
+                State::Ok => "ok",
+                State::Optional => "absent",
+                State::Missing => "missing",
             };
-            let word = if colour { format!("\u{1b}[{code}m{word:7}\u{1b}[0m") } else { word.into() };
-            table.row([one.what.into(), word, one.detail]);
+            table.row([one.what.into(), word.into(), one.detail]);
         }
         table.show(self.format)?;
         Ok(i32::from(missing))
@@ -75,13 +75,13 @@ fn read(path: &str) -> String {
 fn kernel() -> Finding {
     let release = read("/proc/sys/kernel/osrelease").trim().to_owned();
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let new = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 6);
+    let new = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 12);
     finding(
         "kernel",
         new,
         State::Missing,
         &release,
-        "older than 5.6, which has openat2(2): update the kernel",
+        "older than 5.12, which the built-in OCI runtime needs: update the kernel",
     )
 }
 
@@ -191,22 +191,63 @@ fn tools() -> Vec<Finding> {
         ),
         one("runc", State::Optional, "not needed: an OCI runtime is built in; --runc-binary names another"),
         one("criu", State::Optional, "for checkpoints"),
+        one("nft", State::Optional, "apt install nftables, for --publish and networks that reach others"),
+        one("mkfs.erofs", State::Optional, "apt install erofs-utils, for layers that are erofs images"),
     ]
 }
 
-async fn daemon(client: &Client) -> Finding {
+/// The daemon's own reading of its configuration.
+fn configuration() -> Finding {
+    let what = "configuration";
+    if !Path::new(CONFIGURATION).exists() {
+        return Finding { what, state: State::Ok, detail: "the defaults: there is no config.toml".into() };
+    }
+    let told =
+        std::process::Command::new("containerd").args(["--config", CONFIGURATION, "config", "dump"]).output();
+    match told {
+        Ok(output) if output.status.success() => {
+            Finding { what, state: State::Ok, detail: CONFIGURATION.into() }
+        }
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            let why = text.lines().find(|line| !line.is_empty()).unwrap_or("it cannot be read");
+            Finding { what, state: State::Missing, detail: why.to_owned() }
+        }
+        Err(_) => Finding {
+            what,
+            state: State::Optional,
+            detail: "containerd is not on the PATH to read it".into(),
+        },
+    }
+}
+
+/// Parts of the daemon that could not be started; those that are not for this machine are no trouble.
+fn parts(plugins: Vec<corten_api::services::introspection::Plugin>) -> Finding {
+    let failed = plugins.into_iter().filter_map(|plugin| {
+        let why = plugin.init_err.filter(|why| !why.message.contains("skip plugin"))?;
+        Some(format!("{}.{}: {}", plugin.r#type, plugin.id, why.message))
+    });
+    let failed: Vec<String> = failed.collect();
+    finding("plugins", failed.is_empty(), State::Missing, "all parts of the daemon work", &failed.join("; "))
+}
+
+async fn daemon(client: &Client) -> Vec<Finding> {
     let answer = async {
         let daemon = client.connect().await?;
-        daemon.version().version(()).await.map_err(crate::client::error)
+        let version = daemon.version().version(()).await.map_err(crate::client::error)?;
+        let request = corten_api::services::introspection::PluginsRequest::default();
+        let plugins = daemon.introspection().plugins(request).await.map_err(crate::client::error)?;
+        corten_types::Result::Ok((version, plugins.into_inner().plugins))
     };
     match answer.await {
-        Ok(version) => {
+        Ok((version, plugins)) => {
             let detail = format!("{} answers: {}", client.address.display(), version.into_inner().version);
-            Finding { what: "daemon", state: State::Ok, detail }
+            vec![Finding { what: "daemon", state: State::Ok, detail }, parts(plugins)]
         }
         Err(failed) => {
             let hint = crate::hints::about(&failed).map(|hint| format!(": {hint}")).unwrap_or_default();
-            Finding { what: "daemon", state: State::Missing, detail: format!("{}{hint}", failed.message()) }
+            let detail = format!("{}{hint}", failed.message());
+            vec![Finding { what: "daemon", state: State::Missing, detail }]
         }
     }
 }

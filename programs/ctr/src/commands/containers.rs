@@ -1,8 +1,11 @@
 //! `containers`.
 
+use std::collections::HashMap;
+
 use clap::{Args, Subcommand};
 use corten_api::keys;
 use corten_api::services::{containers as api, snapshots, tasks};
+use corten_api::task_types::Status;
 use corten_types::{Any, Error, ErrorClass, Result, timestamp};
 use serde_json::{Value, json};
 
@@ -75,17 +78,31 @@ impl Containers {
 
 async fn list(daemon: &Daemon, listing: Listing) -> Result<()> {
     let request = api::ListContainersRequest { filters: listing.filters };
-    let found = daemon.containers().list(request).await.map_err(error)?.into_inner();
+    let found = daemon.containers().list(request).await.map_err(error)?.into_inner().containers;
+    if listing.shown.format.is_for_people() && !listing.shown.quiet {
+        return list_for_people(daemon, found).await;
+    }
     let mut table = Table::wide(&["CONTAINER", "IMAGE", "RUNTIME"]);
-    for container in found.containers {
-        if listing.quiet {
-            println!("{}", container.id);
-            continue;
-        }
+    for container in found {
         let image = if container.image.is_empty() { "-".into() } else { container.image };
         table.row([container.id, image, container.runtime.unwrap_or_default().name]);
     }
-    if listing.quiet { Ok(()) } else { table.show(listing.format) }
+    table.show_as(&listing.shown)
+}
+
+/// What runs of them, and since when they are there.
+async fn list_for_people(daemon: &Daemon, found: Vec<api::Container>) -> Result<()> {
+    let running = daemon.tasks().list(tasks::ListTasksRequest::default()).await.map_err(error)?.into_inner();
+    let states: HashMap<String, Status> =
+        running.tasks.into_iter().map(|task| (task.id.clone(), task.status())).collect();
+    let mut table = Table::wide(&["CONTAINER", "IMAGE", "STATUS", "CREATED"]);
+    for container in found {
+        let status = states.get(&container.id).map_or("-".into(), |state| state.as_str_name().to_lowercase());
+        let image = if container.image.is_empty() { "-".into() } else { container.image };
+        let created = output::age(timestamp::to_system(&container.created_at.unwrap_or_default()));
+        table.row([container.id, image, status, format!("{created} ago")]);
+    }
+    table.print()
 }
 
 /// A container.
@@ -120,7 +137,6 @@ pub async fn delete(daemon: &Daemon, id: &str, keep_snapshot: bool) -> Result<()
     match daemon.tasks().get(request).await.map_err(error) {
         Ok(answer) => {
             let process = answer.into_inner().process.unwrap_or_default();
-            use corten_api::task_types::Status;
             if !matches!(process.status(), Status::Stopped | Status::Created | Status::Unknown) {
                 let text = format!(
                     "cannot delete a non stopped container: {{{} 0 0001-01-01 00:00:00 +0000 UTC}}",

@@ -7,9 +7,9 @@ use clap::{Args, Subcommand};
 use corten_api::services::{content as api, leases as lease_api};
 use corten_types::{Digest, Error, Labels, Result, ResultExt, timestamp};
 
-use super::blobs;
 use super::content_remote::{Fetch, FetchBlob, FetchObject, PushObject};
 use super::leases;
+use super::{Listing, blobs};
 use crate::client::{Daemon, error};
 use crate::container::{labels, read_blob};
 use crate::output::{self, Table};
@@ -24,12 +24,7 @@ const LIFE: std::time::Duration = std::time::Duration::from_secs(300);
 pub enum Content {
     /// List them.
     #[command(visible_alias = "ls")]
-    List {
-        /// Only digests.
-        #[arg(short, long)]
-        quiet: bool,
-        filters: Vec<String>,
-    },
+    List(Listing),
     /// Write one to standard output.
     Get {
         #[arg(default_value = "")]
@@ -122,7 +117,7 @@ pub(super) fn digest(text: &str) -> Result<Digest> {
 impl Content {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
         match self {
-            Self::List { quiet, filters } => list(daemon, quiet, filters).await,
+            Self::List(listing) => list(daemon, listing).await,
             Self::Get { digest: text } => get(daemon, &digest(&text)?).await,
             Self::Ingest(ingest) => ingest.run(daemon).await,
             Self::Edit(edit) => edit.run(daemon).await,
@@ -339,22 +334,18 @@ fn keeps_layer(key: &str) -> bool {
     number.parse::<u32>().is_ok_and(|number| number > 0 || rest.starts_with("l."))
 }
 
-async fn list(daemon: &Daemon, quiet: bool, filters: Vec<String>) -> Result<()> {
-    let mut stream =
-        daemon.content().list(api::ListContentRequest { filters }).await.map_err(error)?.into_inner();
+async fn list(daemon: &Daemon, listing: Listing) -> Result<()> {
+    let request = api::ListContentRequest { filters: listing.filters };
+    let mut stream = daemon.content().list(request).await.map_err(error)?.into_inner();
     let mut table = Table::wide(&["DIGEST", "SIZE", "AGE", "LABELS"]);
     while let Some(block) = stream.message().await.map_err(error)? {
         for info in block.info {
-            if quiet {
-                println!("{}", info.digest);
-                continue;
-            }
             let created = timestamp::to_system(&info.created_at.unwrap_or_default());
             let (size, age) = (output::decimal_size(info.size), output::age(created));
             table.row([info.digest, size, age, output::labels(&info.labels, "-")]);
         }
     }
-    if quiet { Ok(()) } else { table.print() }
+    table.show_as(&listing.shown)
 }
 
 #[cfg(test)]

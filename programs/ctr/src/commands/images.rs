@@ -8,18 +8,21 @@ use corten_api::services::images as api;
 use corten_api::services::streaming::StreamInit;
 use corten_api::services::transfer::{TransferOptions, TransferRequest};
 use corten_api::transfer_types::{self as objects, Data, Progress, WindowUpdate};
-use corten_types::{Any, Error, Labels, Platform, Reference, Result, ResultExt};
+use corten_types::{Any, Error, Labels, Platform, Reference, Result, ResultExt, timestamp};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::Listing;
 use super::content::release_layers;
 use super::convert::Convert;
+use super::image_layers::{History, Layers};
 use super::image_mounts::{ImageMount, ImageUnmount};
 use super::image_records::{Check, Label, Usage};
 use super::image_tree::ImageTree;
 use super::images_out::{Export, Push};
 use crate::client::{Daemon, error};
+use crate::commands::prune::PruneImages;
 use crate::container::image::find;
 use crate::container::{labels, manifest, read_blob};
 use crate::output::{self, Table};
@@ -38,12 +41,7 @@ pub enum Images {
     Import(Import),
     /// List them.
     #[command(visible_alias = "ls")]
-    List {
-        /// Only names.
-        #[arg(short, long)]
-        quiet: bool,
-        filters: Vec<String>,
-    },
+    List(Listing),
     /// Remove them.
     #[command(visible_alias = "rm", aliases = ["del", "remove"])]
     Delete {
@@ -64,6 +62,10 @@ pub enum Images {
     Usage(Usage),
     /// Make one with other media types or compression of another one.
     Convert(Convert),
+    /// How one came about: what made each layer, the newest first.
+    History(History),
+    /// Which layers the images share.
+    Tree(Layers),
     /// Show what one consists of.
     #[command(visible_alias = "i")]
     Inspect(ImageTree),
@@ -71,6 +73,8 @@ pub enum Images {
     Mount(ImageMount),
     /// Take the files of one from a folder.
     Unmount(ImageUnmount),
+    /// Remove those that no container uses.
+    Prune(PruneImages),
     /// Give one another name.
     Tag {
         /// Replace what has the name.
@@ -204,7 +208,7 @@ impl Images {
         match self {
             Self::Pull(pull) => pull.run(daemon).await,
             Self::Import(import) => import.run(daemon).await,
-            Self::List { quiet, filters } => list(daemon, quiet, filters).await,
+            Self::List(listing) => list(daemon, listing).await,
             Self::Delete { sync, names } => {
                 for name in names {
                     let request = api::DeleteImageRequest { name: name.clone(), sync, target: None };
@@ -224,7 +228,10 @@ impl Images {
             Self::Check(check) => check.run(daemon).await,
             Self::Usage(usage) => usage.run(daemon).await,
             Self::Convert(convert) => convert.run(daemon).await,
+            Self::History(history) => history.run(daemon).await,
+            Self::Tree(layers) => layers.run(daemon).await,
             Self::Inspect(tree) => tree.run(daemon).await,
+            Self::Prune(prune) => prune.run(daemon).await,
             Self::Mount(mount) => mount.run(daemon).await,
             Self::Unmount(unmount) => unmount.run(daemon).await,
             Self::Tag { force: _, source, targets } => {
@@ -435,30 +442,35 @@ pub(super) async fn transfer(
     done.map(|_| saved)
 }
 
-async fn list(daemon: &Daemon, quiet: bool, filters: Vec<String>) -> Result<()> {
-    let found = daemon.images().list(api::ListImagesRequest { filters }).await.map_err(error)?.into_inner();
-    let mut table = Table::tight(&["REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS"]);
+async fn list(daemon: &Daemon, listing: Listing) -> Result<()> {
+    let request = api::ListImagesRequest { filters: listing.filters };
+    let found = daemon.images().list(request).await.map_err(error)?.into_inner();
+    if listing.shown.quiet {
+        found.images.iter().for_each(|image| println!("{}", image.name));
+        return Ok(());
+    }
+    let for_people = listing.shown.format.is_for_people();
+    let mut table = match for_people {
+        true => Table::wide(&["REF", "DIGEST", "SIZE", "PLATFORMS", "UPDATED"]),
+        false => Table::tight(&["REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS"]),
+    };
     for image in found.images {
-        if quiet {
-            println!("{}", image.name);
-            continue;
-        }
         let target = image.target.unwrap_or_default();
         let size = match manifest(daemon, &target, &Platform::host()).await {
             Ok(manifest) => output::binary_size(size(&manifest) + target.size),
             Err(_) => "-".into(),
         };
         let platforms = shown_platforms(daemon, &target).await;
-        table.row([
-            image.name,
-            target.media_type,
-            target.digest,
-            size,
-            platforms,
-            output::labels(&image.labels, "-"),
-        ]);
+        if for_people {
+            let updated = output::age(timestamp::to_system(&image.updated_at.unwrap_or_default()));
+            let digest = output::short_digest(&target.digest).to_owned();
+            table.row([image.name, digest, size, platforms, format!("{updated} ago")]);
+            continue;
+        }
+        let labels = output::labels(&image.labels, "-");
+        table.row([image.name, target.media_type, target.digest, size, platforms, labels]);
     }
-    if quiet { Ok(()) } else { table.print() }
+    table.show(listing.shown.format)
 }
 
 /// What a manifest refers to.

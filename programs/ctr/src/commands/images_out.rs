@@ -167,7 +167,8 @@ impl Export {
         let id = unique("export");
         let (sender, stream) = open(daemon, &id).await?;
         let (written, part) = Target::open(&self.file).await?;
-        let taking = tokio::spawn(take(written, sender, stream));
+        let shown = if self.file == "-" { "/dev/stdout" } else { &self.file };
+        let taking = tokio::spawn(take(written, format!("{WRITE}{shown}"), sender, stream));
         let mut names = self.images.iter().cloned();
         let source = objects::ImageStore {
             name: names.next().unwrap_or_default(),
@@ -188,14 +189,19 @@ impl Export {
         // The archive itself may go to standard output.
         let shown = (self.file != "-").then_some(("Exporting", self.progress.shown()));
         let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&archive), shown).await;
-        if done.is_err() {
+        // What could not be written says more than a transfer that broke off.
+        if done.is_err() && !taking.is_finished() {
             taking.abort();
         }
         let taken = match taking.await {
             Ok(taken) => taken,
             Err(_) => Err(Error::unknown("the archive was not written")),
         };
-        part.finish(done.and(taken))
+        let is_cause = |failed: &Error| failed.message().starts_with(WRITE);
+        part.finish(match (done, taken) {
+            (Err(_), Err(failed)) if is_cause(&failed) => Err(failed),
+            (done, taken) => done.and(taken),
+        })
     }
 }
 
@@ -236,6 +242,7 @@ impl Target {
 /// Takes what the daemon sends.
 async fn take(
     mut written: Written,
+    what: String,
     sender: mpsc::Sender<Any>,
     mut stream: tonic::Streaming<Any>,
 ) -> Result<()> {
@@ -250,7 +257,18 @@ async fn take(
         let Some(message) = stream.message().await.map_err(error)? else { break };
         let data = corten_api::unpack::<Data>(&message)?.data;
         window -= i32::try_from(data.len()).unwrap_or(i32::MAX);
-        written.write_all(&data).await?;
+        written.write_all(&data).await.map_err(|failed| lost(failed, &what))?;
     }
-    Ok(written.flush().await?)
+    written.flush().await.map_err(|failed| lost(failed, &what))
+}
+
+/// What errors of our own disk begin with.
+const WRITE: &str = "write ";
+
+/// A reader that has gone ends the program, as everywhere.
+fn lost(failed: std::io::Error, what: &str) -> Error {
+    if failed.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(crate::output::READER_GONE);
+    }
+    Error::from(failed).context(what)
 }

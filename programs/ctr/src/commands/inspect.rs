@@ -7,11 +7,15 @@ use serde_json::json;
 
 use crate::client::{Daemon, error};
 use crate::commands::{containers, snapshots};
-use crate::json::{Document, object, print};
+use crate::json::{Document, object};
+use crate::output::Format;
 
 /// All about containers, tasks, images or snapshots of a name, as JSON.
 #[derive(Debug, Args)]
 pub struct Inspect {
+    /// json, or yaml.
+    #[arg(long, value_enum, default_value = "json")]
+    format: Format,
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 }
@@ -20,21 +24,24 @@ impl Inspect {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
         let mut all = Vec::new();
         for name in &self.names {
-            let found = [task(daemon, name).await?, image(daemon, name).await?];
-            let found: Vec<(String, Document)> = found.into_iter().flatten().collect();
-            if found.is_empty() {
-                let text = format!("container or image {name:?} in namespace {:?}", daemon.namespace);
-                return Err(
-                    Error::not_found(text).with_hint("`ctr containers ls` and `ctr images ls` list them")
-                );
-            }
-            let mut fields = vec![("name".to_owned(), Document::from(name.clone()))];
-            fields.extend(found);
-            all.push(Document::Object(fields));
+            all.push(about(daemon, name).await?);
         }
-        print(&Document::Array(all));
+        self.format.show(&Document::Array(all));
         Ok(())
     }
+}
+
+/// All that has a name.
+pub async fn about(daemon: &Daemon, name: &str) -> Result<Document> {
+    let found = [task(daemon, name).await?, image(daemon, name).await?];
+    let found: Vec<(String, Document)> = found.into_iter().flatten().collect();
+    if found.is_empty() {
+        let text = format!("container or image {name:?} in namespace {:?}", daemon.namespace);
+        return Err(Error::not_found(text).with_hint("`ctr containers ls` and `ctr images ls` list them"));
+    }
+    let mut fields = vec![("name".to_owned(), Document::from(name.to_owned()))];
+    fields.extend(found);
+    Ok(Document::Object(fields))
 }
 
 fn known<T>(found: Result<T>) -> Result<Option<T>> {

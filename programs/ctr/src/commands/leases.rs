@@ -92,12 +92,12 @@ async fn list(daemon: &Daemon, listing: Listing) -> Result<()> {
     let found = daemon.leases().list(request).await.map_err(error)?.into_inner();
     let mut table = Table::tight(&["ID", "CREATED AT", "LABELS"]);
     for lease in found.leases {
-        if listing.quiet {
-            println!("{}", lease.id);
-            continue;
-        }
-        let at = output::local_time(timestamp::to_system(&lease.created_at.unwrap_or_default()));
+        let at = timestamp::to_system(&lease.created_at.unwrap_or_default());
+        let at = match listing.shown.format.is_for_people() {
+            true => format!("{} ago", output::age(at)),
+            false => output::local_time(at),
+        };
         table.row([lease.id, at, output::labels(&lease.labels, "-")]);
     }
-    if listing.quiet { Ok(()) } else { table.show(listing.format) }
+    table.show_as(&listing.shown)
 }

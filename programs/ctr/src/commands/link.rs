@@ -10,7 +10,7 @@ use corten_types::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::commands::netns;
-use crate::output::{Format, Table, json as show_json};
+use crate::output::{Format, Table};
 
 /// Interfaces.
 #[derive(Debug, Args)]
@@ -257,7 +257,7 @@ fn list(netlink: &mut Netlink, format: Format) -> Result<()> {
         let found = links.iter().find(|link| Some(link.index) == index);
         found.map(|link| link.name.clone())
     };
-    if format == Format::Json {
+    if matches!(format, Format::Json | Format::Yaml) {
         let one = |link: &Link| {
             json!({
                 "index": link.index, "name": link.name, "kind": link.kind, "mtu": link.mtu, "up": link.up,
@@ -265,7 +265,8 @@ fn list(netlink: &mut Netlink, format: Format) -> Result<()> {
                 "addresses": of(link), "statistics": link.statistics,
             })
         };
-        return show_json(&Value::Array(links.iter().map(one).collect()));
+        format.show(&Value::Array(links.iter().map(one).collect()).into());
+        return Ok(());
     }
     let mut table = Table::wide(&["NAME", "TYPE", "STATE", "MTU", "MAC", "MASTER", "ADDRESSES"]);
     for link in &links {

@@ -25,27 +25,23 @@ enum Shell {
 /// Manual pages and documentation.
 #[derive(Debug, Args)]
 pub struct Manual {
-    /// Folder to write ctr.8 and the completions into; without it the documentation is printed.
+    /// Folder to write the pages and the completions into; without it the documentation is printed.
     #[arg(long)]
     folder: Option<PathBuf>,
 }
 
 impl Completion {
     pub fn run(self) {
-        let root = crate::Cli::command();
-        print!("{}", self.shell.script(&root));
+        print!("{}", self.shell.script());
     }
 }
 
 impl Shell {
-    fn script(self, root: &Command) -> String {
+    fn script(self) -> &'static str {
         match self {
-            Self::Bash => bash(root),
-            // The same table serves both.
-            Self::Zsh => {
-                format!("#compdef ctr\nautoload -U +X bashcompinit && bashcompinit\n{}", bash(root))
-            }
-            Self::Fish => fish(root),
+            Self::Bash => BASH,
+            Self::Zsh => ZSH,
+            Self::Fish => FISH,
         }
     }
 }
@@ -58,13 +54,9 @@ impl Manual {
             return Ok(());
         };
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let files = [
-            ("ctr.8", roff(&root)),
-            ("ctr.bash", Shell::Bash.script(&root)),
-            ("_ctr", Shell::Zsh.script(&root)),
-            ("ctr.fish", Shell::Fish.script(&root)),
-        ];
-        for (name, text) in files {
+        let scripts = [("ctr.bash", Shell::Bash), ("_ctr", Shell::Zsh), ("ctr.fish", Shell::Fish)];
+        let scripts = scripts.map(|(name, shell)| (name.to_owned(), shell.script().to_owned()));
+        for (name, text) in pages(&root).into_iter().chain(scripts) {
             let path = folder.join(name);
             std::fs::write(&path, text).with_context(|| path.display().to_string())?;
         }
@@ -81,142 +73,119 @@ fn walk<'a>(command: &'a Command, path: &[String], visit: &mut impl FnMut(&'a Co
     }
 }
 
-fn names(command: &Command) -> Vec<&str> {
-    std::iter::once(command.get_name()).chain(command.get_all_aliases()).collect()
+/// The words come from the commands themselves (`complete`), so that all shells offer the same. Bash takes words
+/// apart at colons and equal signs, and wants only what is behind the last.
+const BASH: &str = r#"# Completion of ctr for bash; made by `ctr completion bash`.
+_ctr() {
+  local IFS=$' \t\n' line="${COMP_LINE:0:COMP_POINT}" typed keep words=() found=() one
+  read -ra words <<<"$line"
+  case "$line" in *[[:space:]]) words+=("") ;; esac
+  typed="${words[${#words[@]}-1]}"
+  keep="${typed%"${typed##*[:=]}"}"
+  COMPREPLY=()
+  while IFS=$'\t' read -r one _; do
+    COMPREPLY+=("${one#"$keep"}")
+    case "$one" in *:|*=) compopt -o nospace ;; esac
+  done < <(ctr complete -- "${words[@]}" 2>/dev/null)
 }
+complete -o default -F _ctr ctr
+"#;
 
-fn flags(command: &Command) -> Vec<String> {
-    let shown = command.get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set());
-    let dashed =
-        |name: String| if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") };
-    shown.flat_map(crate::arguments::spellings).map(dashed).chain(["--help".to_owned()]).collect()
+const ZSH: &str = r#"#compdef ctr
+# Completion of ctr for zsh; made by `ctr completion zsh`.
+_ctr() {
+  local -a found
+  local line
+  for line in "${(@f)$(ctr complete -- "${(@)words[1,CURRENT]}" 2>/dev/null)}"; do
+    case "$line" in
+      "") ;;
+      *$'\t'*) found+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}") ;;
+      *) found+=("${line//:/\\:}") ;;
+    esac
+  done
+  if (( $#found )); then _describe ctr found; else _files; fi
 }
+if [ "$funcstack[1]" = _ctr ]; then _ctr; else compdef _ctr ctr; fi
+"#;
 
-/// What a command's words are: something that the daemon can list.
-fn objects(path: &[String]) -> &'static str {
-    let path: Vec<&str> = path.iter().map(String::as_str).collect();
-    match path.as_slice() {
-        ["run"] | ["containers", "create"] | ["images", _] | ["install"] => "images ls -q",
-        ["containers" | "tasks", _] | ["stop" | "stats" | "inspect"] => "containers ls -q",
-        ["namespaces", _] => "namespaces ls -q",
-        ["leases", _] => "leases ls -q",
-        ["content", _] => "content ls -q",
-        ["snapshots", _] => "snapshots ls --format plain | cut -f1",
-        _ => "",
-    }
-}
-
-/// A table from paths to words, and a function that looks into it.
-fn bash(root: &Command) -> String {
-    let mut cases = String::new();
-    let mut canonical = String::new();
-    walk(root, &[], &mut |command, path| {
-        let subcommands: Vec<&str> =
-            command.get_subcommands().filter(|one| !one.is_hide_set()).flat_map(names).collect();
-        let key = path.join(" ");
-        let _ = writeln!(
-            cases,
-            "    {key:?}) words={:?} flags={:?} live={:?} ;;",
-            subcommands.join(" "),
-            flags(command).join(" "),
-            objects(path)
-        );
-        for one in command.get_subcommands() {
-            let below = format!("{key} {}", one.get_name()).trim().to_owned();
-            for name in names(one) {
-                let typed = format!("{key} {name}").trim().to_owned();
-                let _ = writeln!(canonical, "    {typed:?}) path={below:?} ;;");
-            }
-        }
-    });
-    format!(
-        "# Completion of ctr for bash; made by `ctr completion bash`.\n\
-_ctr() {{\n\
-\x20 local path='' word words flags live current=\"${{COMP_WORDS[COMP_CWORD]}}\" global=()\n\
-\x20 local at=1\n\
-\x20 while [ $at -lt $COMP_CWORD ]; do\n\
-\x20   word=\"${{COMP_WORDS[at]}}\"\n\
-\x20   case \"$word\" in\n\
-\x20     -a|--address|-n|--namespace) global+=(\"$word\" \"${{COMP_WORDS[at+1]}}\"); at=$((at + 1)) ;;\n\
-\x20     -*) ;;\n\
-\x20     *) local typed=\"${{path:+$path }}$word\"\n\
-\x20   case \"$typed\" in\n{canonical}    esac ;;\n\
-\x20   esac\n\
-\x20   at=$((at + 1))\n\
-\x20 done\n\
-\x20 case \"$path\" in\n{cases}  esac\n\
-\x20 case \"$current\" in\n\
-\x20   -*) COMPREPLY=($(compgen -W \"$flags\" -- \"$current\")) ;;\n\
-\x20   *)\n\
-\x20     if [ -n \"$live\" ]; then\n\
-\x20       words=\"$words $(eval \"ctr ${{global[*]}} $live\" 2>/dev/null)\"\n\
-\x20     fi\n\
-\x20     COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n\
-\x20     type __ltrim_colon_completions >/dev/null 2>&1 && __ltrim_colon_completions \"$current\" ;;\n\
-\x20 esac\n\
-}}\n\
-complete -o default -F _ctr ctr\n"
-    )
-}
-
-fn fish(root: &Command) -> String {
-    let mut text =
-        String::from("# Completion of ctr for fish; made by `ctr completion fish`.\ncomplete -c ctr -f\n");
-    walk(root, &[], &mut |command, path| {
-        let condition = match path {
-            [] => "__fish_use_subcommand".to_owned(),
-            _ => path
-                .iter()
-                .map(|name| format!("__fish_seen_subcommand_from {name}"))
-                .collect::<Vec<_>>()
-                .join("; and "),
-        };
-        let quote = |text: String| text.replace('\\', "\\\\").replace('\'', "\\'");
-        for one in command.get_subcommands().filter(|one| !one.is_hide_set()) {
-            let about = quote(one.get_about().map(ToString::to_string).unwrap_or_default());
-            let _ = writeln!(text, "complete -c ctr -n '{condition}' -a '{}' -d '{about}'", one.get_name());
-        }
-        for arg in command.get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set()) {
-            let about = quote(arg.get_help().map(ToString::to_string).unwrap_or_default());
-            let long = arg.get_long().map(|long| format!(" -l {long}")).unwrap_or_default();
-            let short = arg.get_short().map(|short| format!(" -s {short}")).unwrap_or_default();
-            let value = if matches!(arg.get_action(), clap::ArgAction::SetTrue) { "" } else { " -r" };
-            let _ = writeln!(text, "complete -c ctr -n '{condition}'{long}{short}{value} -d '{about}'");
-        }
-        if !objects(path).is_empty() {
-            let _ =
-                writeln!(text, "complete -c ctr -n '{condition}' -a '(ctr {} 2>/dev/null)'", objects(path));
-        }
-    });
-    text
-}
+const FISH: &str = r#"# Completion of ctr for fish; made by `ctr completion fish`.
+function __ctr_words
+    ctr complete -- (commandline -opc) (commandline -ct) 2>/dev/null
+end
+complete -c ctr -f -a '(__ctr_words)'
+complete -c ctr -n 'test -z "$(__ctr_words)"' -F
+"#;
 
 /// A line of roff: a dash is a minus, a dot at its start is none of roff's.
 fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
+    let named = |char: char| match char.is_ascii() {
+        true => char.to_string(),
+        false => format!("\\[u{:04X}]", u32::from(char)),
+    };
+    let text: String = text.chars().map(named).collect();
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }
 
-fn roff(root: &Command) -> String {
+/// The pages: one about all, and one for each command.
+fn pages(root: &Command) -> Vec<(String, String)> {
+    let commands = || root.get_subcommands().filter(|one| !one.is_hide_set());
+    let about = |command: &Command| command.get_about().map(ToString::to_string).unwrap_or_default();
     let mut text = String::from(
-        ".TH CTR 8\n.SH NAME\nctr \\- the command line of containerd\n.SH SYNOPSIS\n.B ctr\n[global options] command [options] [words]\n.SH COMMANDS\n",
+        ".TH CTR 8\n.SH NAME\nctr \\- the command line of containerd\n.SH SYNOPSIS\n.B ctr\n[global options] command [options] [words]\n.SH DESCRIPTION\nFlags stand before words: parsing ends at the first word.\n.SH COMMANDS\n",
     );
-    walk(root, &[], &mut |command, path| {
-        if path.is_empty() {
-            return;
-        }
-        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        let _ = writeln!(text, ".SS {}\n{}", escaped(&usage(root, path)), escaped(&about));
-        options(&mut text, command);
-    });
-    text.push_str(".SH GLOBAL OPTIONS\n");
+    for command in commands() {
+        let _ = writeln!(
+            text,
+            ".TP\n.BR ctr\\-{} (8)\n{}",
+            escaped(command.get_name()),
+            escaped(&about(command))
+        );
+    }
+    text.push_str(".SH OPTIONS\n");
     options(&mut text, root);
-    text.push_str(
-        ".SH EXIT STATUS\n0 for success and help, 1 for errors, 3 for commands that do not exist, \
-         141 when the reader of the output has gone; commands that run a process end with the exit status of it.\n",
-    );
-    text
+    let _ = write!(text, ".SH EXIT STATUS\n{}", EXIT.trim_start());
+    let page = |command: &Command| {
+        let name = command.get_name();
+        let title = format!("ctr\\-{}", escaped(name));
+        let mut text = format!(
+            ".TH CTR\\-{} 8\n.SH NAME\n{title} \\- {}\n",
+            escaped(&name.to_uppercase()),
+            escaped(about(command).trim_end_matches('.'))
+        );
+        let path = [name.to_owned()];
+        let _ = writeln!(text, ".SH SYNOPSIS\n{}", escaped(&usage(root, &path)));
+        if command.get_arguments().any(|arg| !arg.is_positional() && !arg.is_hide_set()) {
+            text.push_str(".SH OPTIONS\n");
+            options(&mut text, command);
+        }
+        if command.has_subcommands() {
+            text.push_str(".SH COMMANDS\n");
+        }
+        walk(command, &path, &mut |below, path| {
+            if path.len() > 1 {
+                let names = [&[below.get_name()], &*below.get_all_aliases().collect::<Vec<_>>()].concat();
+                let _ = writeln!(
+                    text,
+                    ".SS {}\n{}\n.PP\n{}",
+                    escaped(&names.join(", ")),
+                    escaped(&about(below)),
+                    escaped(&usage(root, path))
+                );
+                options(&mut text, below);
+            }
+        });
+        let _ = write!(text, ".SH EXIT STATUS\n{}.SH SEE ALSO\n.BR ctr (8)\n", EXIT.trim_start());
+        (format!("ctr-{name}.8"), text)
+    };
+    std::iter::once(("ctr.8".to_owned(), text)).chain(commands().map(page)).collect()
 }
+
+/// What a program that calls this one may rely on.
+const EXIT: &str = "
+0 for success and help, 1 for errors, 3 for commands that do not exist,
+141 when the reader of the output has gone; commands that run a process end with the exit status of it.
+";
 
 fn options(text: &mut String, command: &Command) {
     for arg in command.get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set()) {
@@ -238,7 +207,9 @@ fn markdown(root: &Command) -> String {
          `ctr manual`; `ctr COMMAND --help` tells the same.\n\n\
          What goes to a pipe keeps the form of the original, so that scripts need no change; on a terminal there are \
          colours and hints beside. Flags stand before words: parsing ends at the first word. Commands of this \
-         program alone: `inspect`, `stats`, `stop`, `prune`, `check`, `completion`, and `--format` of lists.\n\n\
+         program alone: `top`, `logs`, `cp`, `diff`, `inspect`, `stats`, `stop`, `prune`, `network`, `netns`, `link`, `check`, `completion`, \
+         `images history`, `images tree`, and `--format` of lists: `plain` is the form of the original on a terminal, \
+         too.\n\n\
          Exit codes: 0 for success and help, 1 for errors, 3 for commands that do not exist, 141 when the reader of \
          the output has gone; `run`, `tasks start`, `tasks attach`, `tasks exec` and `tasks delete --exec-id` end \
          with the exit status of the process.\n",
@@ -273,20 +244,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_is_in_completion_manual_and_documentation() {
+    fn every_command_is_in_the_manual_and_the_documentation() {
         let root = crate::Cli::command();
-        let texts = [bash(&root), fish(&root), roff(&root).replace("\\-", "-"), markdown(&root)];
+        let manual: String = pages(&root).into_iter().map(|(_, text)| text).collect();
+        let texts = [manual.replace("\\-", "-"), markdown(&root)];
         walk(&root, &[], &mut |command, path| {
             if let Some(name) = path.last() {
                 for text in &texts {
                     assert!(text.contains(name.as_str()), "{path:?}");
                 }
             }
-            for flag in flags(command).iter().filter(|flag| flag.starts_with("--") && *flag != "--help") {
-                assert!(
-                    texts[0].contains(flag) && texts[2].contains(flag) && texts[3].contains(flag),
-                    "{flag}"
-                );
+            let shown = command.get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set());
+            for flag in shown.filter_map(clap::Arg::get_long) {
+                assert!(texts.iter().all(|text| text.contains(&format!("--{flag}"))), "{flag}");
             }
         });
     }

@@ -48,25 +48,60 @@ impl Figures {
         }
     }
 
-    /// Bytes of memory in use, nanoseconds of processor time, processes.
-    pub fn summary(&self) -> (u64, u64, u64) {
+    /// The figures that both kinds have.
+    pub fn summary(&self) -> Summary {
         match self {
-            Self::V1(figures) => (
-                figures
-                    .memory
-                    .as_ref()
-                    .and_then(|memory| memory.usage.as_ref())
-                    .map_or(0, |usage| usage.usage),
-                figures.cpu.as_ref().and_then(|cpu| cpu.usage.as_ref()).map_or(0, |usage| usage.total),
-                figures.pids.as_ref().map_or(0, |pids| pids.current),
-            ),
-            Self::V2(figures) => (
-                figures.memory.as_ref().map_or(0, |memory| memory.usage),
-                figures.cpu.as_ref().map_or(0, |cpu| cpu.usage_usec.saturating_mul(1000)),
-                figures.pids.as_ref().map_or(0, |pids| pids.current),
-            ),
+            Self::V1(figures) => {
+                let usage = figures.memory.as_ref().and_then(|memory| memory.usage.as_ref());
+                let blocks =
+                    figures.blkio.as_ref().map_or(&[][..], |blkio| &blkio.io_service_bytes_recursive[..]);
+                let bytes = |op: &str| blocks.iter().filter(|one| one.op == op).map(|one| one.value).sum();
+                Summary {
+                    memory: usage.map_or(0, |usage| usage.usage),
+                    limit: usage.map(|usage| usage.limit).filter(|limit| *limit < UNLIMITED),
+                    processor: figures
+                        .cpu
+                        .as_ref()
+                        .and_then(|cpu| cpu.usage.as_ref())
+                        .map_or(0, |usage| usage.total),
+                    pids: figures.pids.as_ref().map_or(0, |pids| pids.current),
+                    read: bytes("Read"),
+                    written: bytes("Write"),
+                }
+            }
+            Self::V2(figures) => {
+                let memory = figures.memory.as_ref();
+                let blocks = figures.io.as_ref().map_or(&[][..], |io| &io.usage[..]);
+                Summary {
+                    memory: memory.map_or(0, |memory| memory.usage),
+                    limit: memory.map(|memory| memory.usage_limit).filter(|limit| *limit < UNLIMITED),
+                    processor: figures.cpu.as_ref().map_or(0, |cpu| cpu.usage_usec.saturating_mul(1000)),
+                    pids: figures.pids.as_ref().map_or(0, |pids| pids.current),
+                    read: blocks.iter().map(|one| one.rbytes).sum(),
+                    written: blocks.iter().map(|one| one.wbytes).sum(),
+                }
+            }
         }
     }
+}
+
+/// Cgroups say no limit by a number that no machine has.
+const UNLIMITED: u64 = 1 << 62;
+
+/// What a container uses at a moment.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Most bytes of memory, if there is a limit.
+    pub limit: Option<u64>,
+    /// Nanoseconds of processor time since the start.
+    pub processor: u64,
+    pub pids: u64,
+    /// Bytes read from disks since the start.
+    pub read: u64,
+    /// Bytes written to disks since the start.
+    pub written: u64,
 }
 
 /// The figures of one task.

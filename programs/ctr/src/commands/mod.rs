@@ -7,12 +7,16 @@
 mod blobs;
 mod check;
 mod checkpoints;
+mod complete;
 mod containers;
 mod content;
 mod content_remote;
 mod convert;
+mod cp;
 mod cri;
+mod diff;
 mod events;
+mod image_layers;
 mod image_mounts;
 mod image_records;
 mod image_tree;
@@ -23,6 +27,7 @@ mod inspect;
 mod install;
 mod leases;
 mod link;
+mod logs;
 mod manual;
 mod metrics;
 mod namespaces;
@@ -40,7 +45,9 @@ mod snapshots;
 mod stats;
 mod stop;
 mod tasks;
+mod top;
 mod unpack;
+mod usage;
 mod version;
 
 use clap::{Args, Subcommand};
@@ -57,21 +64,17 @@ pub const VERSION: &str = concat!("2.1.0-corten.", env!("CARGO_PKG_VERSION"));
 pub struct Shown {
     /// Only names.
     #[arg(short, long)]
-    quiet: bool,
+    pub quiet: bool,
     /// How to show them.
     #[arg(long, value_enum, default_value = "table")]
-    format: Format,
+    pub format: Format,
 }
 
 /// As [`Shown`], of those that match a filter.
 #[derive(Debug, Args)]
 pub struct Listing {
-    /// Only names.
-    #[arg(short, long)]
-    quiet: bool,
-    /// How to show them.
-    #[arg(long, value_enum, default_value = "table")]
-    format: Format,
+    #[command(flatten)]
+    shown: Shown,
     #[arg(value_name = "[FILTER...]")]
     filters: Vec<String>,
 }
@@ -134,6 +137,14 @@ pub enum Command {
     Inspect(inspect::Inspect),
     /// What running containers use.
     Stats(stats::Stats),
+    /// A live view of containers, with keys to stop, kill, enter and inspect them.
+    Top(top::Top),
+    /// What a container wrote to its log.
+    Logs(logs::Logs),
+    /// Copy files out of a container and into it.
+    Cp(cp::Cp),
+    /// What a container has changed of its image's files.
+    Diff(diff::Diff),
     /// End containers: ask first, then insist.
     Stop(stop::Stop),
     /// Remove containers that have ended, and images that none uses.
@@ -150,6 +161,9 @@ pub enum Command {
     Check(check::Check),
     /// Completion of commands for a shell.
     Completion(manual::Completion),
+    /// What may stand at the end of a command line, for completion.
+    #[command(hide = true)]
+    Complete(complete::Complete),
     /// Manual pages and documentation, made from the definitions of the commands.
     #[command(hide = true)]
     Manual(manual::Manual),
@@ -168,6 +182,7 @@ impl Command {
             Self::Link(link) => link.run()?,
             Self::Check(check) => return check.run(&client).await,
             Self::Completion(completion) => completion.run(),
+            Self::Complete(complete) => complete.run().await,
             Self::Manual(manual) => manual.run()?,
             Self::Plugins(plugins) => plugins.run(&client.connect().await?).await?,
             Self::Containers(containers) => return containers.run(&client.connect().await?).await,
@@ -183,6 +198,10 @@ impl Command {
             Self::Deprecations(deprecations) => deprecations.run(&client.connect().await?).await?,
             Self::Cri(cri) => cri.run(&client.connect().await?).await?,
             Self::Inspect(inspect) => inspect.run(&client.connect().await?).await?,
+            Self::Top(top) => top.run(&client).await?,
+            Self::Logs(logs) => logs.run(&client.connect().await?).await?,
+            Self::Cp(cp) => cp.run(&client.connect().await?).await?,
+            Self::Diff(diff) => diff.run(&client.connect().await?).await?,
             Self::Stats(stats) => stats.run(&client.connect().await?).await?,
             Self::Stop(stop) => return stop.run(&client.connect().await?).await,
             Self::Prune(prune) => prune.run(&client.connect().await?).await?,

@@ -70,13 +70,9 @@ async fn list(daemon: &Daemon, shown: Shown) -> Result<()> {
     let found = daemon.namespaces().list(api::ListNamespacesRequest::default()).await.map_err(error)?;
     let mut table = Table::tight(&["NAME", "LABELS"]);
     for namespace in found.into_inner().namespaces {
-        if shown.quiet {
-            println!("{}", namespace.name);
-        } else {
-            table.row([namespace.name, output::labels(&namespace.labels, "")]);
-        }
+        table.row([namespace.name, output::labels(&namespace.labels, "")]);
     }
-    if shown.quiet { Ok(()) } else { table.show(shown.format) }
+    table.show_as(&shown)
 }
 
 async fn label(daemon: &Daemon, name: &str, given: &[String]) -> Result<()> {

@@ -81,17 +81,13 @@ impl Namespaces {
 fn list(shown: &Shown) -> Result<()> {
     let mut table = Table::wide(&["NAME", "ID", "LINKS"]);
     for one in pinned(Path::new(FOLDER))? {
-        if shown.quiet {
-            println!("{}", one.name);
-            continue;
-        }
         // A file that is none is what a reboot left.
         let number = one.id.map_or_else(|| "-".into(), |(_, number)| number.to_string());
         let links = NetworkNamespace::open(&one.path).and_then(|it| Netlink::open_in(&it)?.links());
         let links = links.map_or_else(|_| "-".into(), |links| links.len().to_string());
         table.row([one.name, number, links]);
     }
-    if shown.quiet { Ok(()) } else { table.show(shown.format) }
+    table.show_as(shown)
 }
 
 fn exec(path: &Path, command: &[String]) -> Result<i32> {

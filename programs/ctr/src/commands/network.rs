@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, Daemon, error};
 use crate::commands::Shown;
 use crate::container::network as attached;
-use crate::output::{Table, json as show_json};
+use crate::output::Table;
 
 /// Networks of this machine.
 #[derive(Debug, Subcommand)]
@@ -110,7 +110,8 @@ impl Networks {
                     .iter()
                     .map(|name| networks.get(name).map(|it| describe(&it)))
                     .collect::<Result<Vec<_>>>()?;
-                show_json(&Value::Array(found))
+                crate::json::print(&Value::Array(found).into());
+                Ok(())
             }
             Self::Remove { names } => remove(&networks, &names),
             Self::Connect { alias, ip, network, container } => {
@@ -127,18 +128,21 @@ impl Networks {
     }
 }
 
+/// The names of all networks, and their subnets.
+pub fn names() -> Result<Vec<(String, String)>> {
+    let networks = Attachments::new(&attached::root()).list()?;
+    let subnets = |list: &[Cidr]| list.iter().map(Cidr::to_string).collect::<Vec<_>>().join(",");
+    Ok(networks.into_iter().map(|one| (one.definition.name, subnets(&one.definition.subnets))).collect())
+}
+
 fn list(networks: &Attachments, shown: &Shown) -> Result<()> {
     let mut table = Table::wide(&["NAME", "BRIDGE", "SUBNETS", "CONTAINERS"]);
     for network in networks.list()? {
-        if shown.quiet {
-            println!("{}", network.definition.name);
-            continue;
-        }
         let subnets: Vec<String> = network.definition.subnets.iter().map(Cidr::to_string).collect();
         let members = network.members.len().to_string();
         table.row([network.definition.name, network.definition.bridge, subnets.join(","), members]);
     }
-    if shown.quiet { Ok(()) } else { table.show(shown.format) }
+    table.show_as(shown)
 }
 
 fn describe(network: &Network) -> Value {

@@ -47,7 +47,7 @@ impl Plugins {
 async fn list(daemon: &Daemon, listing: Listing, detailed: bool) -> Result<()> {
     let request = PluginsRequest { filters: listing.filters };
     let plugins = daemon.introspection().plugins(request).await.map_err(error)?.into_inner().plugins;
-    if listing.quiet {
+    if listing.shown.quiet {
         plugins.iter().for_each(|plugin| println!("{}", plugin.id));
         return Ok(());
     }
@@ -65,7 +65,7 @@ async fn list(daemon: &Daemon, listing: Listing, detailed: bool) -> Result<()> {
         let platforms = platforms(&plugin).unwrap_or_else(|| "-".into());
         table.row([plugin.r#type, plugin.id, platforms, status.into()]);
     }
-    table.show(listing.format)
+    table.show(listing.shown.format)
 }
 
 fn platforms(plugin: &Plugin) -> Option<String> {

@@ -56,6 +56,32 @@ impl Prune {
     }
 }
 
+/// Remove images that no container uses.
+#[derive(Debug, Args)]
+pub struct PruneImages {
+    /// All of them; without it none is removed.
+    #[arg(long)]
+    all: bool,
+}
+
+impl PruneImages {
+    pub async fn run(self, daemon: &Daemon) -> Result<()> {
+        if !self.all {
+            crate::log::warning("No images pruned. `image prune` requires --all to be specified.");
+            return Ok(());
+        }
+        let request = records::ListContainersRequest::default();
+        let all = daemon.containers().list(request).await.map_err(error)?.into_inner().containers;
+        let used = all.into_iter().map(|one| one.image).collect();
+        for name in unused(daemon, &used).await? {
+            let request = images::DeleteImageRequest { name: name.clone(), sync: false, target: None };
+            daemon.images().delete(request).await.map_err(error)?;
+            crate::log::info(&format!("deleted image: {name}\n"));
+        }
+        Ok(())
+    }
+}
+
 /// Containers without a running process, and the images of the others.
 async fn ended(daemon: &Daemon) -> Result<(Vec<String>, HashSet<String>)> {
     let request = records::ListContainersRequest::default();

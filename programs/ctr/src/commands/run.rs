@@ -11,6 +11,7 @@ use corten_types::{Error, Result};
 use crate::client::{Daemon, error};
 use crate::commands::{containers, tasks};
 use crate::container::{ContainerFlags, Created, RunFlags, network};
+use crate::detach::{self, Keys};
 use crate::stdio::Streams;
 
 /// Run a container.
@@ -28,6 +29,9 @@ pub struct Run {
     /// Do not wait for its end.
     #[arg(short, long)]
     detach: bool,
+    /// Keys that leave it alone, on a terminal; nothing for none.
+    #[arg(long, value_parser = Keys::read, default_value = detach::DEFAULT)]
+    detach_keys: Keys,
     /// Folder for FIFOs.
     #[arg(long)]
     fifo_dir: Option<PathBuf>,
@@ -46,10 +50,12 @@ impl Run {
         }
         let created = self.container.create(daemon, &self.rest, Some(&self.limits)).await?;
         let result = self.task(daemon, &created).await;
-        if result.is_err() || self.rm {
+        // What was left alone goes on.
+        let is_over = !matches!(result, Ok(None));
+        if is_over && (result.is_err() || self.rm) {
             self.remove(daemon, &created, result.is_err()).await?;
         }
-        result
+        result.map(|code| code.unwrap_or(0))
     }
 
     /// A container that could not be started goes with its snapshot; so does one with `--rm`.
@@ -69,14 +75,14 @@ impl Run {
 
     /// Runs it, joined to CNI's network if asked to. In the foreground it is removed from it at the end, whatever
     /// happened; in the background `tasks kill` does that (spec 06 §4).
-    async fn task(&self, daemon: &Daemon, created: &Created) -> Result<i32> {
+    async fn task(&self, daemon: &Daemon, created: &Created) -> Result<Option<i32>> {
         if !self.limits.cni {
             return self.follow(daemon, created, None).await;
         }
         let networks = network::cni()?;
         let full = network::full_id(&daemon.namespace, &created.id);
         let done = self.follow(daemon, created, Some(&networks)).await;
-        if (!self.detach || done.is_err())
+        if !matches!(done, Ok(None))
             && let Err(failed) = network::cni_detach(&networks, &full)
         {
             crate::log::error("network review", &failed);
@@ -84,12 +90,17 @@ impl Run {
         done
     }
 
-    async fn follow(&self, daemon: &Daemon, created: &Created, networks: Option<&Networks>) -> Result<i32> {
+    async fn follow(
+        &self,
+        daemon: &Daemon,
+        created: &Created,
+        networks: Option<&Networks>,
+    ) -> Result<Option<i32>> {
         let tty = self.container.tty;
         let streams = match &self.log_uri {
             Some(uri) => Streams::logged(uri),
             None if self.null_io => Streams::null(),
-            None => Streams::fifos(self.fifo_dir.as_deref(), &created.id, tty)?,
+            None => Streams::fifos(self.fifo_dir.as_deref(), &created.id, tty)?.with_keys(&self.detach_keys),
         };
         let request = api::CreateTaskRequest {
             container_id: created.id.clone(),
@@ -117,12 +128,14 @@ impl Run {
         if self.detach {
             return tasks::start(daemon, &created.id, "").await.map(|()| {
                 streams.leave();
-                0
+                None
             });
         }
-        let code = tasks::follow(daemon, &created.id, "", streams, true).await?;
+        let Some(code) = tasks::follow(daemon, &created.id, "", streams, true).await? else {
+            return Ok(None);
+        };
         let request = api::DeleteTaskRequest { container_id: created.id.clone() };
         daemon.tasks().delete(request).await.map_err(error)?;
-        Ok(code)
+        Ok(Some(code))
     }
 }

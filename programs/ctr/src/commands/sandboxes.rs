@@ -8,9 +8,10 @@ use corten_types::{Any, Error, Result, ResultExt, timestamp};
 use serde_json::json;
 
 use crate::client::{Daemon, error};
+use crate::commands::Shown;
 use crate::commands::containers::any;
 use crate::json::{Document, object, print};
-use crate::output::{Format, Table, go_time};
+use crate::output::{Table, go_time};
 
 /// Who looks after sandboxes that are made here: their shim.
 const SANDBOXER: &str = "shim";
@@ -34,9 +35,8 @@ pub enum Sandboxes {
         /// Only those that match.
         #[arg(long)]
         filters: Vec<String>,
-        /// How to show them.
-        #[arg(long, value_enum, default_value = "table")]
-        format: Format,
+        #[command(flatten)]
+        shown: Shown,
     },
     /// Stop and remove them.
     #[command(visible_alias = "rm")]
@@ -56,7 +56,7 @@ impl Sandboxes {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
         match self {
             Self::Run { runtime, spec, id } => run(daemon, runtime, &spec, id).await,
-            Self::List { filters, format } => list(daemon, filters, format).await,
+            Self::List { filters, shown } => list(daemon, filters, &shown).await,
             Self::Remove { force, ids } => {
                 for id in ids {
                     remove(daemon, &id, force).await?;
@@ -104,7 +104,7 @@ async fn run(daemon: &Daemon, runtime: String, file: &std::path::Path, id: Strin
     Ok(())
 }
 
-async fn list(daemon: &Daemon, filters: Vec<String>, format: Format) -> Result<()> {
+async fn list(daemon: &Daemon, filters: Vec<String>, shown: &Shown) -> Result<()> {
     let request = api::StoreListRequest { filters };
     let found = daemon.sandboxes().list(request).await.map_err(error).context("failed to list sandboxes")?;
     let mut table = Table::tight(&["ID", "CREATED", "RUNTIME"]);
@@ -112,7 +112,7 @@ async fn list(daemon: &Daemon, filters: Vec<String>, format: Format) -> Result<(
         let at = timestamp::to_system(&sandbox.created_at.unwrap_or_default());
         table.row([sandbox.sandbox_id, go_time(at), sandbox.runtime.unwrap_or_default().name]);
     }
-    table.show(format)
+    table.show_as(shown)
 }
 
 async fn get(daemon: &Daemon, id: &str) -> Result<Sandbox> {

@@ -13,7 +13,7 @@ use crate::container::labels;
 use crate::output;
 
 /// How long the parts are kept should this program be ended in between.
-const LIFE: Duration = Duration::from_secs(24 * 3600);
+pub const LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// When reproducible layers are made.
 type Epoch = Option<prost_types::Timestamp>;
@@ -53,7 +53,7 @@ impl Diff {
     }
 
     async fn made(&self, daemon: &Daemon, snapshotter: &str, epoch: Epoch) -> Result<()> {
-        let mut views = Views { daemon, snapshotter, keys: Vec::new() };
+        let mut views = Views::new(daemon, snapshotter);
         let layer = self.compare(&mut views, epoch).await;
         views.remove().await;
         copy(daemon, &layer?).await
@@ -99,15 +99,27 @@ fn source_date_epoch() -> Epoch {
 }
 
 /// Views made for a comparison, and their keys.
-struct Views<'a> {
+pub struct Views<'a> {
     daemon: &'a Daemon,
     snapshotter: &'a str,
     keys: Vec<String>,
 }
 
-impl Views<'_> {
+impl<'a> Views<'a> {
+    pub fn new(daemon: &'a Daemon, snapshotter: &'a str) -> Self {
+        Self { daemon, snapshotter, keys: Vec::new() }
+    }
+
+    /// Has the difference of two lists of mounts made, as an archive that is not compressed; answers its digest.
+    pub async fn layer(&self, left: Vec<Mount>, right: Vec<Mount>) -> Result<String> {
+        let media_type = "application/vnd.oci.image.layer.v1.tar".into();
+        let request = diff::DiffRequest { left, right, media_type, ..Default::default() };
+        let made = self.daemon.diff().diff(request).await.map_err(error)?.into_inner();
+        Ok(made.diff.unwrap_or_default().digest)
+    }
+
     /// Mounts of a snapshot: its own where it is active, else those of a view of it.
-    async fn mounts(&mut self, key: &str) -> Result<Vec<Mount>> {
+    pub async fn mounts(&mut self, key: &str) -> Result<Vec<Mount>> {
         let info = stat(self.daemon, self.snapshotter, key).await?;
         if info.kind() == snapshots::Kind::Committed {
             return self.of(key).await;
@@ -117,7 +129,7 @@ impl Views<'_> {
     }
 
     /// Mounts of a view of a committed snapshot; of an empty one without a parent.
-    async fn of(&mut self, parent: &str) -> Result<Vec<Mount>> {
+    pub async fn of(&mut self, parent: &str) -> Result<Vec<Mount>> {
         let key = format!("{parent}-view-{}-{}", std::process::id(), self.keys.len());
         let request = snapshots::ViewSnapshotRequest {
             snapshotter: self.snapshotter.into(),
@@ -130,7 +142,7 @@ impl Views<'_> {
         Ok(mounts)
     }
 
-    async fn remove(self) {
+    pub async fn remove(self) {
         for key in self.keys {
             let request = snapshots::RemoveSnapshotRequest { snapshotter: self.snapshotter.into(), key };
             self.daemon.snapshots().remove(request).await.ok();

@@ -7,6 +7,7 @@ use corten_types::{Error, Labels, Result, ResultExt, timestamp};
 use serde_json::json;
 
 use crate::client::{Daemon, error};
+use crate::commands::Shown;
 use crate::commands::{snapshot_diff, unpack};
 use crate::container::labels;
 use crate::json::{Document, object, print};
@@ -35,11 +36,7 @@ enum Command {
     Info { key: String },
     /// List them.
     #[command(visible_alias = "ls")]
-    List {
-        /// How to show them.
-        #[arg(long, value_enum, default_value = "table")]
-        format: Format,
-    },
+    List(Shown),
     /// The commands that mount one.
     #[command(visible_aliases = ["m", "mount"])]
     Mounts { target: String, key: String },
@@ -107,13 +104,13 @@ impl Snapshots {
             }
             Command::Diff(diff) => diff.run(daemon, &snapshotter).await,
             Command::Info { key } => info(daemon, &snapshotter, &key).await,
-            Command::List { format } => {
+            Command::List(shown) => {
                 let mut table = Table::tight(&["KEY", "PARENT", "KIND"]);
                 for info in list(daemon, &snapshotter).await? {
                     let kind = kind(&info).to_owned();
                     table.row([info.name, info.parent, kind]);
                 }
-                table.show(format)
+                table.show_as(&shown)
             }
             Command::Mounts { target, key } => {
                 let request = api::MountsRequest { snapshotter, key };
@@ -246,7 +243,8 @@ async fn label(daemon: &Daemon, snapshotter: &str, name: &str, given: &[String])
     Ok(())
 }
 
-async fn list(daemon: &Daemon, snapshotter: &str) -> Result<Vec<api::Info>> {
+/// All snapshots.
+pub async fn list(daemon: &Daemon, snapshotter: &str) -> Result<Vec<api::Info>> {
     let request = api::ListSnapshotsRequest { snapshotter: snapshotter.into(), filters: Vec::new() };
     let mut stream = daemon.snapshots().list(request).await.map_err(error)?.into_inner();
     let mut found = Vec::new();

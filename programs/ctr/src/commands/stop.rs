@@ -9,6 +9,9 @@ use corten_types::Result;
 use crate::client::{Daemon, error};
 use crate::commands::{containers, tasks};
 
+/// How long a container has to end when it is asked to, unless somebody says otherwise.
+pub const GRACE: Duration = Duration::from_secs(10);
+
 /// End containers: ask first, then insist.
 #[derive(Debug, Args)]
 pub struct Stop {
@@ -43,21 +46,26 @@ impl Stop {
     }
 
     async fn stop(&self, daemon: &Daemon, id: &str) -> Result<()> {
-        let container = containers::get(daemon, id).await?;
-        let signal = match self.signal.as_str() {
-            "" => tasks::stop_signal(&container),
-            named => tasks::signal_number(named)?,
-        };
-        let asked = tokio::time::timeout(self.grace, tasks::end(daemon, id, signal, false)).await;
-        match asked {
-            Ok(ended) => ended?,
-            Err(_) => tasks::end(daemon, id, 9, true).await?,
-        }
-        let request = api::DeleteTaskRequest { container_id: id.into() };
-        match daemon.tasks().delete(request).await.map_err(error) {
-            Err(failed) if !failed.is_not_found() => return Err(failed),
-            _ => {}
-        }
+        stop(daemon, id, &self.signal, self.grace).await?;
         if self.rm { containers::delete(daemon, id, false).await } else { Ok(()) }
+    }
+}
+
+/// Asks a container to end by a signal, its own where none is named, makes it end after the grace, and removes its
+/// task.
+pub async fn stop(daemon: &Daemon, id: &str, signal: &str, grace: Duration) -> Result<()> {
+    let container = containers::get(daemon, id).await?;
+    let signal = match signal {
+        "" => tasks::stop_signal(&container),
+        named => tasks::signal_number(named)?,
+    };
+    match tokio::time::timeout(grace, tasks::end(daemon, id, signal, false)).await {
+        Ok(ended) => ended?,
+        Err(_) => tasks::end(daemon, id, 9, true).await?,
+    }
+    let request = api::DeleteTaskRequest { container_id: id.into() };
+    match daemon.tasks().delete(request).await.map_err(error) {
+        Err(failed) if !failed.is_not_found() => Err(failed),
+        _ => Ok(()),
     }
 }

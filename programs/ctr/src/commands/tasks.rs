@@ -18,14 +18,18 @@ use tokio::sync::mpsc;
 use crate::client::{Daemon, error};
 use crate::commands::{Shown, checkpoints, containers, metrics};
 use crate::container::network;
+use crate::detach::{self, Keys};
 use crate::output::{Ends, Table};
-use crate::stdio::{Paths, RawTerminal, Streams, resize};
+use crate::stdio::{InputEnd, Paths, RawTerminal, Streams, resize};
 
 /// Running containers.
 #[derive(Debug, Subcommand)]
 pub enum Tasks {
     /// Follow a container's streams.
     Attach {
+        /// Keys that leave the container alone; nothing for none.
+        #[arg(long, value_parser = Keys::read, default_value = detach::DEFAULT)]
+        detach_keys: Keys,
         #[arg(default_value = "", value_name = "CONTAINER")]
         id: String,
     },
@@ -107,6 +111,9 @@ pub struct Start {
     /// Do not wait for its end.
     #[arg(short, long)]
     detach: bool,
+    /// Keys that leave it alone, on a terminal; nothing for none.
+    #[arg(long, value_parser = Keys::read, default_value = detach::DEFAULT)]
+    detach_keys: Keys,
     #[arg(default_value = "", value_name = "CONTAINER")]
     id: String,
 }
@@ -122,6 +129,9 @@ pub struct Exec {
     /// Do not wait for its end.
     #[arg(short, long)]
     detach: bool,
+    /// Keys that leave it alone, on a terminal; nothing for none.
+    #[arg(long, value_parser = Keys::read, default_value = detach::DEFAULT)]
+    detach_keys: Keys,
     /// Its id.
     #[arg(long, required = true)]
     exec_id: String,
@@ -146,7 +156,7 @@ impl Tasks {
             Self::Kill(kill) => kill.run(daemon).await?,
             Self::Delete { force, exec_id, ids } => return delete(daemon, force, &exec_id, ids).await,
             Self::Exec(exec) => return exec.run(daemon).await,
-            Self::Attach { id } => return attach(daemon, &id).await,
+            Self::Attach { detach_keys, id } => return attach(daemon, &id, &detach_keys).await,
             Self::Checkpoint(checkpoint) => checkpoint.run(daemon).await?,
             Self::Metrics(metrics) => metrics.run(daemon).await?,
             Self::Ps { id } => ps(daemon, id).await?,
@@ -174,14 +184,10 @@ async fn list(daemon: &Daemon, shown: Shown) -> Result<()> {
     let found = daemon.tasks().list(api::ListTasksRequest::default()).await.map_err(error)?.into_inner();
     let mut table = Table::wide(&["TASK", "PID", "STATUS"]).ends(Ends::PaddedHeader);
     for task in found.tasks {
-        if shown.quiet {
-            println!("{}", task.id);
-        } else {
-            let status = task.status().as_str_name().to_owned();
-            table.row([task.id, task.pid.to_string(), status]);
-        }
+        let status = task.status().as_str_name().to_owned();
+        table.row([task.id, task.pid.to_string(), status]);
     }
-    if shown.quiet { Ok(()) } else { table.show(shown.format) }
+    table.show_as(&shown)
 }
 
 /// Lets a created process go.
@@ -211,14 +217,21 @@ fn signals() -> Result<mpsc::Receiver<u32>> {
     Ok(receiver)
 }
 
-/// Connects our streams to a process, starts it if asked to, and waits for its end and all of its output.
-pub async fn follow(daemon: &Daemon, id: &str, exec: &str, mut streams: Streams, begin: bool) -> Result<i32> {
+/// Connects our streams to a process, starts it if asked to, and waits for its end and all of its output. Answers its
+/// exit code; none when somebody detached from it, and it goes on.
+pub async fn follow(
+    daemon: &Daemon,
+    id: &str,
+    exec: &str,
+    mut streams: Streams,
+    begin: bool,
+) -> Result<Option<i32>> {
     let mut input_ended = streams.feed_input();
     // The wait stands before the start, so that no end is missed.
     let request = api::WaitRequest { container_id: id.into(), exec_id: exec.into() };
     let mut service = daemon.tasks();
     let mut end = tokio::spawn(async move { service.wait(request).await.map_err(error) });
-    let _raw = streams.is_terminal().then(RawTerminal::enter);
+    let raw = streams.is_terminal().then(RawTerminal::enter);
     // A process that has begun can be told of signals.
     let mut signals = signals()?;
     // A container has its terminal from its creation on, an exec only when it is started.
@@ -237,6 +250,12 @@ pub async fn follow(daemon: &Daemon, id: &str, exec: &str, mut streams: Streams,
             exit = &mut end => break exit.map_err(|error| Error::internal(error.to_string()))??,
             closed = &mut input_ended, if listening => {
                 listening = false;
+                if closed == Ok(InputEnd::Detached) {
+                    streams.leave();
+                    drop(raw);
+                    eprintln!("\nleft {} alone, which goes on", if exec.is_empty() { id } else { exec });
+                    return Ok(None);
+                }
                 if closed.is_ok() {
                     let request = api::CloseIoRequest { container_id: id.into(), exec_id: exec.into(), stdin: true };
                     // The process may have ended.
@@ -256,9 +275,10 @@ pub async fn follow(daemon: &Daemon, id: &str, exec: &str, mut streams: Streams,
     if let Err(lost) = streams.drain().await {
         // The task is removed all the same.
         eprintln!("ctr: {}", lost.message());
-        return Ok(1);
+        return Ok(Some(1));
     }
-    i32::try_from(exit.into_inner().exit_status).map_err(|_| Error::internal("an exit status out of range"))
+    let code = i32::try_from(exit.into_inner().exit_status);
+    code.map(Some).map_err(|_| Error::internal("an exit status out of range"))
 }
 
 impl Start {
@@ -277,7 +297,7 @@ impl Start {
         let streams = match &self.log_uri {
             Some(uri) => Streams::logged(uri),
             None if self.null_io => Streams::null(),
-            None => Streams::fifos(self.fifo_dir.as_deref(), &self.id, tty)?,
+            None => Streams::fifos(self.fifo_dir.as_deref(), &self.id, tty)?.with_keys(&self.detach_keys),
         };
         let request = api::CreateTaskRequest {
             container_id: self.id.clone(),
@@ -298,7 +318,7 @@ impl Start {
             streams.leave();
             return Ok(0);
         }
-        let code = follow(daemon, &self.id, "", streams, true).await?;
+        let Some(code) = follow(daemon, &self.id, "", streams, true).await? else { return Ok(0) };
         daemon.tasks().delete(api::DeleteTaskRequest { container_id: self.id }).await.map_err(error)?;
         Ok(code)
     }
@@ -457,7 +477,8 @@ impl Exec {
         }
         let streams = match &self.log_uri {
             Some(uri) => Streams::logged(uri),
-            None => Streams::fifos(self.fifo_dir.as_deref(), &self.exec_id, self.tty)?,
+            None => Streams::fifos(self.fifo_dir.as_deref(), &self.exec_id, self.tty)?
+                .with_keys(&self.detach_keys),
         };
         let request = api::ExecProcessRequest {
             container_id: id.clone(),
@@ -474,7 +495,11 @@ impl Exec {
             streams.leave();
             return Ok(0);
         }
-        let code = follow(daemon, id, &self.exec_id, streams, true).await;
+        let code = match follow(daemon, id, &self.exec_id, streams, true).await {
+            Ok(None) => return Ok(0),
+            Ok(Some(code)) => Ok(code),
+            Err(failed) => Err(failed),
+        };
         let request = api::DeleteProcessRequest { container_id: id.clone(), exec_id: self.exec_id.clone() };
         daemon.tasks().delete_process(request).await.ok();
         code
@@ -503,7 +528,7 @@ impl Exec {
     }
 }
 
-async fn attach(daemon: &Daemon, id: &str) -> Result<i32> {
+async fn attach(daemon: &Daemon, id: &str, keys: &Keys) -> Result<i32> {
     containers::get(daemon, id).await?;
     let request = api::GetRequest { container_id: id.into(), exec_id: String::new() };
     let process =
@@ -512,8 +537,8 @@ async fn attach(daemon: &Daemon, id: &str) -> Result<i32> {
         return i32::try_from(process.exit_status).map_err(|_| Error::internal("exit status"));
     }
     let paths = Paths { stdin: process.stdin, stdout: process.stdout, stderr: process.stderr };
-    let streams = Streams::existing(paths, process.terminal)?;
-    let code = follow(daemon, id, "", streams, false).await?;
+    let streams = Streams::existing(paths, process.terminal)?.with_keys(keys);
+    let Some(code) = follow(daemon, id, "", streams, false).await? else { return Ok(0) };
     daemon.tasks().delete(api::DeleteTaskRequest { container_id: id.into() }).await.ok();
     Ok(code)
 }

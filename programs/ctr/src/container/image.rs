@@ -2,7 +2,7 @@
 
 use corten_api::services::{content, diff, images, snapshots};
 use corten_api::types::Descriptor;
-use corten_types::{Digest, Error, Labels, Platform, Result, ResultExt, media_type};
+use corten_types::{Digest, Error, Labels, Platform, Reference, Result, ResultExt, media_type};
 use serde_json::Value;
 
 use crate::client::{Daemon, error};
@@ -47,7 +47,12 @@ impl Image {
         &self.layers
     }
 
-    /// The chain id of the topmost layer; empty for none.
+    /// The digest of its config.
+    pub fn config_digest(&self) -> &str {
+        &self.config_digest
+    }
+
+    /// The chain id of each layer, the lowest first.
     pub fn chain(&self) -> Vec<String> {
         let mut chain: Vec<String> = Vec::new();
         for diff_id in &self.diff_ids {
@@ -94,15 +99,30 @@ pub async fn manifest(daemon: &Daemon, target: &Descriptor, platform: &Platform)
     Ok(document)
 }
 
+/// The record of an image. At a terminal a short name is completed as docker completes it, where no image has it.
+async fn record(daemon: &Daemon, name: &str) -> Result<images::Image> {
+    let get = async |name: &str| {
+        let request = images::GetImageRequest { name: name.into() };
+        let found = daemon.images().get(request).await.map_err(error)?.into_inner().image;
+        found.ok_or_else(|| Error::not_found(format!("image {name:?}")))
+    };
+    let missing = match get(name).await {
+        Err(missing) if missing.is_not_found() => missing,
+        other => return other,
+    };
+    let full = Reference::familiar(name).map(|full| full.to_string()).unwrap_or_else(|_| name.to_owned());
+    if crate::output::is_terminal()
+        && full != name
+        && let Ok(found) = get(&full).await
+    {
+        return Ok(found);
+    }
+    Err(missing.with_hint(format!("pull it: ctr images pull {full}")))
+}
+
 /// Finds an image and what it consists of for a platform.
 pub async fn find(daemon: &Daemon, name: &str, platform: &Platform) -> Result<Image> {
-    let hint = |missing: Error| match missing.is_not_found() {
-        true => missing.with_hint(format!("pull it: ctr images pull {name}")),
-        false => missing,
-    };
-    let request = images::GetImageRequest { name: name.into() };
-    let record = daemon.images().get(request).await.map_err(|status| hint(error(status)))?.into_inner();
-    let record = record.image.ok_or_else(|| Error::not_found(format!("image {name:?}")))?;
+    let record = record(daemon, name).await?;
     let target = record.target.clone().unwrap_or_default();
     let manifest = manifest(daemon, &target, platform).await?;
     Ok(Image { record, ..Image::from_manifest(daemon, &target.digest, &manifest).await? })

@@ -100,7 +100,8 @@ impl ContainerFlags {
         spec.apply_image(&image.config, args);
         self.finish(&mut spec, args, run)?;
         self.join_networks(daemon, id, &mut spec, run).await?;
-        let plan = Plan { id, image: source, snapshotter, labels: self.all_labels(&image), spec };
+        let name = &image.record.name;
+        let plan = Plan { id, image: name, snapshotter, labels: self.all_labels(&image), spec };
         let made = self.with_snapshot(daemon, plan, &image, run).await;
         made.inspect_err(|_| network::give_up(daemon, id, run))
     }

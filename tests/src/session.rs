@@ -1,0 +1,156 @@
+//! A session at a terminal: a command that owns it, as a shell does; what the whole screen shows, what is typed.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+/// How long something may take to appear.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running command, and the terminal around it. Dropping it ends the command.
+pub struct Session {
+    line: String,
+    child: Child,
+    keyboard: File,
+    screen: Arc<Mutex<vt100::Parser>>,
+    reader: Option<JoinHandle<Vec<u8>>>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` shows\n{}", self.line, self.screen())
+    }
+}
+
+impl Session {
+    /// Starts a command on a new terminal of 80 columns and 24 lines.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(command: &Command) -> Self {
+        let line = format!("{command:?}");
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        set_size(&master, (80, 24));
+        let flags = OFlags::RDWR | OFlags::NOCTTY;
+        let slave = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).unwrap();
+        // The command's session has the terminal as its own: Ctrl-C and changes of size become signals.
+        let mut started = Command::new("setsid");
+        started.arg("--ctty").arg(command.get_program()).args(command.get_args()).env("TERM", "xterm");
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => started.env(key, value),
+                None => started.env_remove(key),
+            };
+        }
+        let end = || Stdio::from(slave.try_clone().unwrap());
+        let child = started.stdin(end()).stdout(end()).stderr(end()).spawn();
+        let child = child.unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(24, 80, 0)));
+        let mut output = File::from(master.try_clone().unwrap());
+        let shown = Arc::clone(&screen);
+        let reader = std::thread::spawn(move || {
+            let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+            // The last that has the other end closes it, which is an error here.
+            while let Ok(count @ 1..) = output.read(&mut buffer) {
+                shown.lock().unwrap().process(&buffer[..count]);
+                all.extend_from_slice(&buffer[..count]);
+            }
+            all
+        });
+        Self { line, child, keyboard: File::from(master), screen, reader: Some(reader) }
+    }
+
+    /// Presses keys.
+    ///
+    /// # Panics
+    /// When the terminal has gone.
+    pub fn press(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Makes the terminal as large as this: columns and lines.
+    pub fn resize(&self, (columns, lines): (u16, u16)) {
+        set_size(&self.keyboard, (columns, lines));
+        self.screen.lock().unwrap().screen_mut().set_size(lines, columns);
+    }
+
+    /// What the screen shows.
+    pub fn screen(&self) -> String {
+        self.screen.lock().unwrap().screen().contents()
+    }
+
+    /// Whether the other page is shown, which whole-screen programs draw on.
+    pub fn is_on_other_page(&self) -> bool {
+        self.screen.lock().unwrap().screen().alternate_screen()
+    }
+
+    /// Waits until the screen shows what is asked for; answers the screen.
+    ///
+    /// # Panics
+    /// After a minute.
+    #[track_caller]
+    pub fn until(&self, what: &str, condition: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let screen = self.screen();
+            if condition(&screen) {
+                return screen;
+            }
+            assert!(Instant::now() < end, "waited in vain: {what}: {}\n{screen}", self.line);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the screen shows a text.
+    ///
+    /// # Panics
+    /// After a minute.
+    #[track_caller]
+    pub fn shows(&self, text: &str) -> String {
+        self.until(text, |screen| screen.contains(text))
+    }
+
+    /// Waits for the end: the exit code (128+n for a signal), and all that was written to the terminal.
+    ///
+    /// # Panics
+    /// When it does not end within a minute.
+    #[track_caller]
+    pub fn finish(mut self) -> (i32, String) {
+        use std::os::unix::process::ExitStatusExt;
+        let end = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "{} does not end:\n{}", self.line, self.screen());
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap();
+        let reader = self.reader.take().unwrap();
+        (code, String::from_utf8_lossy(&reader.join().unwrap()).into_owned())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            self.child.kill().ok();
+            self.child.wait().ok();
+        }
+    }
+}
+
+fn set_size(terminal: impl std::os::fd::AsFd, (columns, lines): (u16, u16)) {
+    let size = Winsize { ws_col: columns, ws_row: lines, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(terminal, size).unwrap();
+}
