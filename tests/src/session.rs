@@ -70,12 +70,17 @@ impl Session {
         Self { line, child, keyboard: File::from(master), screen, reader: Some(reader) }
     }
 
-    /// Presses keys.
+    /// Presses keys; after the end nobody reads them.
+    pub fn press(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).ok();
+    }
+
+    /// Whether the command has ended.
     ///
     /// # Panics
-    /// When the terminal has gone.
-    pub fn press(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).unwrap();
+    /// When that cannot be known.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Makes the terminal as large as this: columns and lines.

@@ -106,6 +106,7 @@ impl Client {
     }
 
     fn ask_deprecations(&self, daemon: &Daemon) {
+        tell_of_bad_setting();
         if !wants_deprecations() {
             return;
         }
@@ -176,10 +177,23 @@ impl Client {
     }
 }
 
+/// The variable that keeps deprecations from being told.
+const SUPPRESS: &str = "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS";
+const YES: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
+const NO: [&str; 6] = ["0", "f", "F", "false", "FALSE", "False"];
+
 /// Whether deprecations are told.
 fn wants_deprecations() -> bool {
-    let off = |text: String| matches!(text.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True");
-    !std::env::var("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS").is_ok_and(off)
+    !std::env::var(SUPPRESS).is_ok_and(|text| YES.contains(&text.as_str()))
+}
+
+/// A value that means neither is told, and suppresses nothing.
+fn tell_of_bad_setting() {
+    let Some(text) = std::env::var(SUPPRESS).ok().filter(|text| !text.is_empty()) else { return };
+    if !YES.contains(&text.as_str()) && !NO.contains(&text.as_str()) {
+        let why = format!("strconv.ParseBool: parsing {text:?}: invalid syntax");
+        crate::log::warning_of(&format!("Failed to parse {SUPPRESS}={text}"), &why);
+    }
 }
 
 /// Tells what the daemon was asked for and will no longer do.

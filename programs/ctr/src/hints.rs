@@ -38,6 +38,16 @@ pub fn about(error: &Error) -> Option<String> {
 pub fn meant(command: &Command, typed: &str) -> Option<String> {
     let names = command.get_subcommands().filter(|one| !one.is_hide_set());
     let names = names.flat_map(|one| std::iter::once(one.get_name()).chain(one.get_all_aliases()));
+    nearest(names, typed)
+}
+
+/// The flag that somebody may have meant, without dashes.
+pub fn meant_flag(command: &Command, typed: &str) -> Option<String> {
+    let shown = command.get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set());
+    nearest(shown.filter_map(clap::Arg::get_long), typed)
+}
+
+fn nearest<'a>(names: impl Iterator<Item = &'a str>, typed: &str) -> Option<String> {
     let near = names.map(|name| (distance(name, typed), name)).min()?;
     (near.0 <= 2 && near.0 < typed.chars().count()).then(|| near.1.to_owned())
 }
@@ -68,6 +78,8 @@ mod tests {
         assert_eq!(meant(&root, "imgaes").as_deref(), Some("images"));
         assert_eq!(meant(&root, "contaner").as_deref(), Some("container"));
         assert_eq!(meant(&root, "xyzzy"), None);
+        assert_eq!(meant_flag(&root, "namspace").as_deref(), Some("namespace"));
+        assert_eq!(meant_flag(&root, "x"), None);
         assert_eq!([distance("", "ab"), distance("kitten", "sitting")], [2, 3]);
     }
 }

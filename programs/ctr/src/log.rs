@@ -34,6 +34,14 @@ pub fn warning_of(message: &str, cause: &str) {
     line("warning", message, Some(cause));
 }
 
+/// What only those who look closely want to know: the original tells it in some places.
+pub fn debug(message: &str, fields: &[(&str, &str)]) {
+    let now = corten_types::timestamp::rfc3339(std::time::SystemTime::now());
+    let now = now.split('.').next().unwrap_or_default().trim_end_matches('Z');
+    let fields: String = fields.iter().map(|(name, value)| format!(" {name}={}", quote(value))).collect();
+    eprintln!("time=\"{now}Z\" level=debug msg={}{fields}", quote(message));
+}
+
 /// Something that was done.
 pub fn info(message: &str) {
     line("info", message, None);

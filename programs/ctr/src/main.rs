@@ -32,6 +32,7 @@ mod registry;
 mod rootfs;
 mod screen;
 mod stdio;
+mod waiting;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -170,7 +171,13 @@ fn answer(root: &clap::Command, reading: Reading) -> ExitCode {
         }
         Reading::Refuse { path, message } => {
             print!("Incorrect Usage: {message}\n\n{}", help::text(root, &path, true));
-            return fail(&Error::unknown(message));
+            let typed = message.strip_prefix("flag provided but not defined: -");
+            let meant = typed.and_then(|typed| hints::meant_flag(arguments::at(root, &path), typed));
+            let refused = Error::unknown(message.clone());
+            return fail(&match meant {
+                Some(flag) => refused.with_hint(format!("did you mean --{flag}?")),
+                None => refused,
+            });
         }
         Reading::Run { .. } => {}
     }

@@ -89,6 +89,8 @@ pub struct Table {
     padding: usize,
     minimum: usize,
     ends: Ends,
+    /// Filled up with tabs to multiples of eight.
+    tabs: bool,
     rows: Vec<Vec<String>>,
 }
 
@@ -96,12 +98,17 @@ impl Table {
     /// Columns four spaces apart, at least four wide.
     pub fn wide(header: &[&str]) -> Self {
         let rows = vec![header.iter().map(ToString::to_string).collect()];
-        Self { padding: 4, minimum: 4, ends: Ends::Padded, rows }
+        Self { padding: 4, minimum: 4, ends: Ends::Padded, tabs: false, rows }
     }
 
     /// Columns one space apart.
     pub fn tight(header: &[&str]) -> Self {
         Self { padding: 1, minimum: 1, ..Self::wide(header) }
+    }
+
+    /// Columns with tabs between them.
+    pub fn tabbed(header: &[&str]) -> Self {
+        Self { padding: 1, minimum: 1, tabs: true, ..Self::wide(header) }
     }
 
     /// The same with other ends of rows.
@@ -172,7 +179,13 @@ impl Table {
         for (at, row) in self.rows.iter().enumerate() {
             for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
                 let width = if column + 1 == columns && !self.is_padded(at) { 0 } else { *width };
-                text.push_str(&format!("{cell:<width$}"));
+                if !self.tabs {
+                    text.push_str(&format!("{cell:<width$}"));
+                    continue;
+                }
+                text.push_str(cell);
+                let missing = width.next_multiple_of(TAB).saturating_sub(cell.chars().count());
+                text.extend(std::iter::repeat_n('\t', missing.div_ceil(TAB)));
             }
             text.push('\n');
         }
@@ -192,6 +205,8 @@ impl Table {
     }
 }
 
+/// Columns that a tab is wide.
+const TAB: usize = 8;
 const BOLD: u8 = 1;
 /// Colours of what is well, of what wants a look, of what is wrong, and of what is over.
 const GREEN: u8 = 32;
@@ -363,6 +378,15 @@ mod tests {
     fn columns_end_where_a_line_does_not_have_them() {
         let lines = ["a\tb\tc", "long\tb", "x\tlonger\tc"].map(str::to_owned);
         assert_eq!(elastic(&lines), "a       b    c\nlong    b\nx       longer    c\n");
+    }
+
+    #[test]
+    fn tabs_fill_columns_up() {
+        let mut table = Table::tabbed(&["REF", "SIZE"]);
+        table.row(["a-long-name".into(), "1B".into()]);
+        assert_eq!(table.aligned(), "REF\t\tSIZE\t\na-long-name\t1B\t\n");
+        let table = Table::tabbed(&["DIGEST", "LABELS"]).ends(Ends::Bare);
+        assert_eq!(table.aligned(), "DIGEST\tLABELS\n");
     }
 
     #[test]

@@ -168,6 +168,7 @@ impl Registry {
             let path = path.canonicalize().with_context(|| format!("open {}", path.display()))?;
             Ok(format!("{:?}", path.display().to_string()))
         };
+        self.check_files()?;
         let mut text = String::new();
         if self.skip_verify {
             text.push_str("skip_verify = true\n");
@@ -186,6 +187,25 @@ impl Registry {
             (None, None) => {}
         }
         Settings::write(&text).map(Some)
+    }
+
+    /// Files that cannot be read are told as the original tells them.
+    fn check_files(&self) -> Result<()> {
+        let open = |path: &PathBuf, context: &dyn Fn() -> String| {
+            let opened = std::fs::File::open(path).with_context(|| format!("open {}", path.display()));
+            opened.map(drop).with_context(context)
+        };
+        if let Some(ca) = &self.tlscacert {
+            open(ca, &|| format!("failed to read {:?}", ca.display().to_string()))?;
+        }
+        if let (Some(certificate), Some(key)) = (&self.tlscert, &self.tlskey) {
+            let (cert, key_path) = (certificate.display().to_string(), key.display().to_string());
+            let context =
+                || format!("failed to load TLS client credentials (cert={cert:?}, key={key_path:?})");
+            open(certificate, &context)?;
+            open(key, &context)?;
+        }
+        Ok(())
     }
 }
 

@@ -168,6 +168,8 @@ fn words_that_mean_nothing_are_refused_with_what_may_be_meant() {
     terminal.press("");
     let (code, told) = terminal.finish();
     assert!(code == 3 && told.contains("hint: did you mean 'list'?") || told.contains("'ls'?"), "{told}");
+    let (_, told) = corten_tests::Session::start(&node.ctr_command(["run", "--deatch"])).finish();
+    assert!(told.contains("hint: did you mean --detach?"), "{told}");
     let running = Running::start(node.ctr_command(["stats", "nope", "--once"]), None);
     assert_eq!(running.finish().code, Some(0), "nobody of that name runs");
     node.finish();

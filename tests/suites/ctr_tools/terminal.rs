@@ -135,15 +135,33 @@ fn top_shows_containers_and_stops_kills_enters_and_inspects_them() {
 }
 
 #[test]
+fn who_waits_long_is_told_what_for() {
+    let node = node();
+    node.ctr(["run", "-d", "--null-io", IMAGE, "deaf", "sleep", "1000"]).ok();
+    let stopping = Session::start(&node.ctr_command(["stop", "--grace", "3s", "--rm", "deaf"]));
+    let (code, written) = stopping.finish();
+    assert!(code == 0 && written.ends_with("deaf\r\n"), "{code}: {written:?}");
+    assert!(written.contains("waiting for containers to end"), "{written:?}");
+    node.finish();
+}
+
+#[test]
 fn an_interrupt_ends_what_has_no_process() {
     let node = node();
-    for args in [&["events"][..], &["stats"], &["top"]] {
-        let mut terminal = Session::start(&node.ctr_command(args.iter().copied()));
-        std::thread::sleep(Duration::from_millis(500));
-        terminal.press("\u{3}");
-        let (code, told) = terminal.finish();
-        let wanted = if args == ["top"] { 0 } else { 130 };
-        assert_eq!(code, wanted, "{args:?}: {told}");
+    for args in [&["events"][..], &["stats"]] {
+        let mut session = Session::start(&node.ctr_command(args.iter().copied()));
+        // The first may come before there is anybody to interrupt.
+        eventually("it ends", Duration::from_secs(60), || {
+            session.press("\u{3}");
+            std::thread::sleep(Duration::from_millis(100));
+            session.has_ended().then_some(())
+        });
+        let (code, told) = session.finish();
+        assert_eq!(code, 130, "{args:?}: {told}");
     }
+    let mut top = Session::start(&node.ctr_command(["top"]));
+    top.shows("0 containers");
+    top.press("\u{3}");
+    assert_eq!(top.finish().0, 0);
     node.finish();
 }

@@ -56,13 +56,19 @@ pub async fn write_checked(
         Err(failed) if !failed.is_already_exists() => Err(failed),
         _ => Ok(()),
     };
+    let name = wanted.reference.clone();
     let feeding = feed(wanted, data, source, sender);
     tokio::pin!(answering, feeding);
     tokio::select! {
         biased;
         made = &mut feeding => {
             let made = made?;
-            fatal(answering.await).map(|()| made)
+            // The last word is that about the commit.
+            let refused = |failed: Error| match failed.message().starts_with("unexpected commit") {
+                true => failed.context("commit failed").context(format!("failed commit on ref {name:?}")),
+                false => failed,
+            };
+            fatal(answering.await).map(|()| made).map_err(refused)
         }
         // Who waits for a source that says nothing need not wait when the daemon has gone.
         answered = &mut answering => {

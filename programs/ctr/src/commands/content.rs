@@ -12,7 +12,7 @@ use super::leases;
 use super::{Listing, blobs};
 use crate::client::{Daemon, error};
 use crate::container::{labels, read_blob};
-use crate::output::{self, Table};
+use crate::output::{self, Ends, Table};
 
 /// Bytes of standard input that are sent at once.
 const PIECE: usize = 1 << 20;
@@ -22,25 +22,6 @@ const LIFE: std::time::Duration = std::time::Duration::from_secs(300);
 /// Blobs.
 #[derive(Debug, Subcommand)]
 pub enum Content {
-    /// List them.
-    #[command(visible_alias = "ls")]
-    List(Listing),
-    /// Write one to standard output.
-    Get {
-        #[arg(default_value = "")]
-        digest: String,
-    },
-    /// Make one of standard input.
-    Ingest(Ingest),
-    /// Change one in an editor; the result is another one.
-    Edit(Edit),
-    /// Show and change labels of one; an empty value removes a label.
-    Label {
-        #[arg(default_value = "")]
-        digest: String,
-        #[arg(value_name = "KEY=VALUE")]
-        labels: Vec<String>,
-    },
     /// Ingests under way.
     Active {
         /// As the original has it.
@@ -52,20 +33,39 @@ pub enum Content {
         /// Only those that match.
         filter: Option<String>,
     },
+    /// Remove them.
+    #[command(visible_aliases = ["del", "remove", "rm"])]
+    Delete { digests: Vec<String> },
+    /// Change one in an editor; the result is another one.
+    Edit(Edit),
     /// Bring an image from a registry without unpacking it.
     Fetch(Fetch),
     /// Write what a registry has under a name to standard output.
     FetchObject(FetchObject),
     /// Write blobs of a registry to standard output.
     FetchBlob(FetchBlob),
+    /// Write one to standard output.
+    Get {
+        #[arg(default_value = "")]
+        digest: String,
+    },
+    /// Make one of standard input.
+    Ingest(Ingest),
+    /// List them.
+    #[command(visible_alias = "ls")]
+    List(Listing),
     /// Send a blob or manifest to a registry.
     PushObject(PushObject),
+    /// Show and change labels of one; an empty value removes a label.
+    Label {
+        #[arg(default_value = "")]
+        digest: String,
+        #[arg(value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+    },
     /// Make room.
     #[command(subcommand)]
     Prune(Prune),
-    /// Remove them.
-    #[command(visible_alias = "rm", aliases = ["del", "remove"])]
-    Delete { digests: Vec<String> },
 }
 
 /// Make a blob of standard input.
@@ -170,7 +170,7 @@ async fn delete(daemon: &Daemon, digests: Vec<String>) -> Result<()> {
 async fn active(daemon: &Daemon, filter: Option<String>) -> Result<()> {
     let request = api::ListStatusesRequest { filters: filter.into_iter().collect() };
     let found = daemon.content().list_statuses(request).await.map_err(error)?.into_inner();
-    let mut table = Table::wide(&["REF", "SIZE", "AGE"]);
+    let mut table = Table::tabbed(&["REF", "SIZE", "AGE"]);
     for status in found.statuses {
         let begun = timestamp::to_system(&status.started_at.unwrap_or_default());
         table.row([status.r#ref, output::decimal_size(status.offset), output::age(begun)]);
@@ -260,7 +260,11 @@ fn edited(data: &[u8], editor: &str) -> Result<Vec<u8>> {
         let mut shell = std::process::Command::new("sh");
         let status = shell.arg("-c").arg(format!("{editor} {}", path.display())).status()?;
         if !status.success() {
-            return Err(Error::unknown(format!("exit status {}", status.code().unwrap_or(-1))));
+            // The editor's exit code is ours, as that of a process.
+            let code = status.code().unwrap_or(-1);
+            eprintln!("exit status {code}");
+            std::fs::remove_file(&path).ok();
+            std::process::exit(code);
         }
         // An editor may have put another file in its place.
         Ok(std::fs::read(&path)?)
@@ -312,9 +316,15 @@ async fn prune(daemon: &Daemon, asynchronous: bool, dry: bool) -> Result<()> {
             }
         }
     }
+    if dry {
+        crate::log::debug("dry run, no changes will be applied", &[]);
+    }
     for (digest, keys) in &changes {
-        println!("{digest}: {}", keys.join(","));
         if dry {
+            let tell = |key: &String| {
+                crate::log::debug("Removing label", &[("digest", digest.as_str()), ("label", key.as_str())])
+            };
+            keys.iter().for_each(tell);
             continue;
         }
         unlabel(daemon, digest, keys).await?;
@@ -322,7 +332,9 @@ async fn prune(daemon: &Daemon, asynchronous: bool, dry: bool) -> Result<()> {
     if !dry && !asynchronous {
         // The end of a lease is what the collector can be waited for with.
         let id = leases::create(daemon, None, LIFE, Labels::new()).await?;
-        daemon.leases().delete(lease_api::DeleteRequest { id, sync: true }).await.map_err(error)?;
+        let mut service = daemon.leases();
+        let collecting = service.delete(lease_api::DeleteRequest { id, sync: true });
+        crate::waiting::told("waiting for the collector", collecting).await.map_err(error)?;
     }
     Ok(())
 }
@@ -336,8 +348,17 @@ fn keeps_layer(key: &str) -> bool {
 
 async fn list(daemon: &Daemon, listing: Listing) -> Result<()> {
     let request = api::ListContentRequest { filters: listing.filters };
-    let mut stream = daemon.content().list(request).await.map_err(error)?.into_inner();
-    let mut table = Table::wide(&["DIGEST", "SIZE", "AGE", "LABELS"]);
+    let mut table = Table::tabbed(&["DIGEST", "SIZE", "AGE", "LABELS"]).ends(Ends::Bare);
+    let mut stream = match daemon.content().list(request).await.map_err(error) {
+        Ok(stream) => stream.into_inner(),
+        Err(failed) => {
+            // The original has written the header by then.
+            if !listing.shown.quiet {
+                table.show(listing.shown.format)?;
+            }
+            return Err(failed);
+        }
+    };
     while let Some(block) = stream.message().await.map_err(error)? {
         for info in block.info {
             let created = timestamp::to_system(&info.created_at.unwrap_or_default());

@@ -9,7 +9,7 @@ use clap::Args;
 use corten_api::services::content::{InfoRequest, ReadContentRequest};
 use corten_api::services::images;
 use corten_api::transfer_types as objects;
-use corten_registry::{BlobSource, Fetcher, Pusher};
+use corten_registry::{BlobSource, Fetcher, Pushed, Pusher};
 use corten_types::{Descriptor, Digest, Error, Labels, Reference, Result, ResultExt, media_type};
 
 use super::blobs;
@@ -45,11 +45,10 @@ pub struct Fetch {
 
 impl Fetch {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
-        let parsed =
-            self.reference.parse::<Reference>().and_then(|reference| match reference.object.is_empty() {
-                true => Err(Error::unknown("object required")),
-                false => Ok(reference),
-            });
+        let parsed = remote(&self.reference).and_then(|reference| match reference.object.is_empty() {
+            true => Err(Error::unknown("object required")),
+            false => Ok(reference),
+        });
         parsed.with_context(|| format!("failed to resolve reference {:?}", self.reference))?;
         if self.metadata_only {
             return self.metadata(daemon).await;
@@ -67,7 +66,7 @@ impl Fetch {
     /// Brings the documents of an image, which say all of it but what is in its layers.
     async fn metadata(self, daemon: &Daemon) -> Result<()> {
         let local = self.registry.local()?;
-        let reference: Reference = self.reference.parse()?;
+        let reference = remote(&self.reference)?;
         let lease = leases::create(daemon, None, LIFE, Labels::new()).await?;
         let leased = daemon.leased(&lease)?;
         let fetched = async {
@@ -134,7 +133,7 @@ pub struct FetchObject {
 
 impl FetchObject {
     pub async fn run(self) -> Result<()> {
-        let reference: Reference = self.reference.parse()?;
+        let reference = remote(&self.reference)?;
         if reference.object.is_empty() {
             return Err(Error::unknown("object required"));
         }
@@ -173,7 +172,7 @@ impl FetchBlob {
             return Err(Error::unknown("must specify digests"));
         }
         let digests: Vec<Digest> = self.digests.iter().map(|text| digest(text)).collect::<Result<_>>()?;
-        let repository: Reference = self.remote.parse()?;
+        let repository = remote(&self.remote)?;
         let local = self.registry.local()?;
         let fetcher = local.resolver.fetcher(&repository)?;
         for digest in digests {
@@ -241,27 +240,39 @@ impl BlobSource for Spooled {
 }
 
 /// Sends a blob of the daemon's.
-pub(super) async fn send(daemon: &Daemon, pusher: &Pusher, blob: &Descriptor) -> Result<()> {
+pub(super) async fn send(daemon: &Daemon, pusher: &Pusher, blob: &Descriptor) -> Result<Pushed> {
     let source = Arc::new(Spooled::of(daemon, &blob.digest).await?);
-    pusher.blob(blob, None, source, Arc::new(|_| {})).await.map(drop)
+    pusher.blob(blob, None, source, Arc::new(|_| {})).await
 }
 
 impl PushObject {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
         let digest = digest(&self.digest)?;
-        let reference: Reference = self.reference.parse()?;
+        let reference = remote(&self.reference)?;
         let local = self.registry.local()?;
         let info = daemon.content().info(InfoRequest { digest: digest.to_string() }).await.map_err(error)?;
         let size = info.into_inner().info.unwrap_or_default().size;
         let target = Descriptor::new(self.media_type, digest, size);
         let pusher = local.resolver.pusher(&reference)?;
-        if media_type::is_manifest(&target.media_type) || media_type::is_index(&target.media_type) {
+        let kind = &target.media_type;
+        let pushed = if media_type::is_manifest(kind) || media_type::is_index(kind) {
             let data = read_blob(daemon, target.digest.as_str()).await?;
-            pusher.manifest(&target, data.into(), true).await?;
+            pusher.manifest(&target, data.into(), true).await?
         } else {
-            send(daemon, &pusher, &target).await?;
+            send(daemon, &pusher, &target).await?
+        };
+        if pushed == Pushed::Existed {
+            return Err(Error::already_exists(format!("content {} on remote", target.digest)));
         }
         println!("Pushed {} {}", target.digest, target.media_type);
         Ok(())
     }
+}
+
+/// A name at a registry; the original tells what is wrong with one without the class of the error.
+fn remote(name: &str) -> Result<Reference> {
+    name.parse::<Reference>().map_err(|failed| match failed.message().strip_suffix(": invalid argument") {
+        Some(text) => Error::bare(failed.class(), text),
+        None => failed,
+    })
 }

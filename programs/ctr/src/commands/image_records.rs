@@ -3,12 +3,12 @@
 use clap::Args;
 use corten_api::services::content::InfoRequest;
 use corten_api::services::{images as api, snapshots};
-use corten_types::{Error, Labels, Platform, Result};
+use corten_types::{Error, Labels, Platform, Result, ResultExt};
 
 use crate::client::{Daemon, error};
 use crate::container::image::{Image, find};
 use crate::container::{labels, manifest, snapshotter};
-use crate::output::{self, Format, Table};
+use crate::output::{self, Ends, Format, Table};
 
 async fn get(daemon: &Daemon, name: &str) -> Result<api::Image> {
     let request = api::GetImageRequest { name: name.into() };
@@ -81,7 +81,9 @@ impl Check {
         let request = api::ListImagesRequest { filters: self.filters };
         let found = daemon.images().list(request).await.map_err(error)?.into_inner();
         let snapshotter = snapshotter(daemon, &self.snapshotter).await?;
-        let mut table = Table::tight(&["REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED"]);
+        let columns = ["REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED"];
+        let mut table = Table::tight(&columns).ends(Ends::PaddedHeader);
+        let is_empty = found.images.is_empty();
         for image in found.images {
             let target = image.target.clone().unwrap_or_default();
             let state = state(daemon, &target).await;
@@ -95,7 +97,9 @@ impl Check {
             let State { status, size, .. } = state;
             table.row([image.name, target.media_type, target.digest, status, size, unpacked.to_string()]);
         }
-        if self.quiet { Ok(()) } else { table.show(self.format) }
+        // Without images there is not even a header.
+        let is_silent = is_empty && matches!(self.format, Format::Table | Format::Plain);
+        if self.quiet || is_silent { Ok(()) } else { table.show(self.format) }
     }
 }
 
@@ -107,11 +111,8 @@ async fn state(daemon: &Daemon, target: &corten_api::types::Descriptor) -> State
         Err(missing) if missing.is_not_found() => return without("unavailable (0/?)"),
         Err(_) => return without("error"),
     };
-    // The document itself is one of the parts.
-    let own = i64::try_from(document.to_string().len()).unwrap_or(0);
-    let own = if corten_types::media_type::is_index(&target.media_type) { own } else { target.size };
     let layers = document["layers"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let (mut parts, mut present, mut size, mut there) = (1, 1, own, own);
+    let (mut parts, mut present, mut size, mut there) = (0, 0, 0, 0);
     for part in [&document["config"]].into_iter().chain(layers) {
         let digest = part["digest"].as_str().unwrap_or_default().to_owned();
         let bytes = part["size"].as_i64().unwrap_or(0);
@@ -153,14 +154,22 @@ pub struct Usage {
 impl Usage {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
         if self.name.is_empty() {
-            return Err(Error::unknown("please provide an image name"));
+            return Err(Error::unknown("please provide an image reference to mount"));
         }
-        let image = find(daemon, &self.name, &Platform::host()).await?;
+        let image = find(daemon, &self.name, &Platform::host()).await;
+        let image = image.with_context(|| format!("failed to ensure if image {} exists", self.name))?;
         let snapshotter = snapshotter(daemon, &self.snapshotter).await?;
         let mut table = Table::tight(&["KEY", "SIZE", "INODES"]);
         for key in image.chain().into_iter().rev() {
             let request = snapshots::UsageRequest { snapshotter: snapshotter.clone(), key: key.clone() };
-            let used = daemon.snapshots().usage(request).await.map_err(error)?.into_inner();
+            let used = daemon.snapshots().usage(request).await.map_err(error);
+            let used = used.map_err(|failed| match failed.is_not_found() {
+                true => {
+                    Error::unknown(format!("image {} isn't unpacked in snapshotter {snapshotter}", self.name))
+                }
+                false => failed,
+            });
+            let used = used?.into_inner();
             table.row([key, output::binary_size(used.size), used.inodes.to_string()]);
         }
         table.show(self.format)

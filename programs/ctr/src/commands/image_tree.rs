@@ -35,7 +35,7 @@ struct Children {
 impl ImageTree {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
         if self.name.is_empty() {
-            return Err(Error::unknown("please provide an image name to inspect"));
+            return Err(Error::not_found("image \"\""));
         }
         let request = api::GetImageRequest { name: self.name.clone() };
         let found = daemon.images().get(request).await.map_err(error)?.into_inner().image;

@@ -23,7 +23,7 @@ use super::image_tree::ImageTree;
 use super::images_out::{Export, Push};
 use crate::client::{Daemon, error};
 use crate::commands::prune::PruneImages;
-use crate::container::image::find;
+use crate::container::image::{find, platform_of};
 use crate::container::{labels, manifest, read_blob};
 use crate::output::{self, Table};
 use crate::progress::{Display, ProgressFlag, Shown};
@@ -35,54 +35,61 @@ const INTERRUPTED: i32 = 130;
 /// Images.
 #[derive(Debug, Subcommand)]
 pub enum Images {
-    /// Bring one from a registry, and unpack it.
-    Pull(Pull),
+    /// Whether what they consist of is there, and unpacked.
+    Check(Check),
+    /// Write some into an archive.
+    Export(Export),
     /// Bring some from an archive, and unpack them.
     Import(Import),
+    /// Show what one consists of.
+    #[command(visible_alias = "i")]
+    Inspect(ImageTree),
     /// List them.
     #[command(visible_alias = "ls")]
     List(Listing),
+    /// Mount the files of one on a folder.
+    Mount(ImageMount),
+    /// Take the files of one from a folder.
+    Unmount(ImageUnmount),
+    /// Bring one from a registry, and unpack it.
+    Pull(Pull),
+    /// Send one to a registry.
+    Push(Push),
+    /// Remove those that no container uses.
+    Prune(PruneImages),
     /// Remove them.
-    #[command(visible_alias = "rm", aliases = ["del", "remove"])]
+    #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
         /// Wait until what they alone held is gone.
         #[arg(long)]
         sync: bool,
         names: Vec<String>,
     },
-    /// Send one to a registry.
-    Push(Push),
-    /// Write some into an archive.
-    Export(Export),
-    /// Show and change labels.
-    Label(Label),
-    /// Whether what they consist of is there, and unpacked.
-    Check(Check),
-    /// What their snapshots take up.
-    Usage(Usage),
-    /// Make one with other media types or compression of another one.
-    Convert(Convert),
-    /// How one came about: what made each layer, the newest first.
-    History(History),
-    /// Which layers the images share.
-    Tree(Layers),
-    /// Show what one consists of.
-    #[command(visible_alias = "i")]
-    Inspect(ImageTree),
-    /// Mount the files of one on a folder.
-    Mount(ImageMount),
-    /// Take the files of one from a folder.
-    Unmount(ImageUnmount),
-    /// Remove those that no container uses.
-    Prune(PruneImages),
     /// Give one another name.
     Tag {
         /// Replace what has the name.
         #[arg(long)]
         force: bool,
+        /// Through the store of images alone: what has the name stays, unless --force.
+        #[arg(long)]
+        local: bool,
+        /// Any name will do.
+        #[arg(long)]
+        skip_reference_check: bool,
+        #[arg(default_value = "")]
         source: String,
         targets: Vec<String>,
     },
+    /// Show and change labels.
+    Label(Label),
+    /// Make one with other media types or compression of another one.
+    Convert(Convert),
+    /// What their snapshots take up.
+    Usage(Usage),
+    /// How one came about: what made each layer, the newest first.
+    History(History),
+    /// Which layers the images share.
+    Tree(Layers),
 }
 
 /// Bring an image from a registry.
@@ -103,6 +110,7 @@ pub struct Pull {
     #[command(flatten)]
     _of_the_original: PullFlags,
     /// Its full name; on a terminal docker's short ones are completed.
+    #[arg(default_value = "")]
     reference: String,
 }
 
@@ -144,15 +152,15 @@ impl Wanted {
 /// Flags of the original for what the daemon does or decides anyhow.
 #[derive(Debug, Args)]
 pub struct PullFlags {
+    /// As the original has it; the daemon's own limit holds.
+    #[arg(long = "max-concurrent-downloads", default_value_t = 0, value_name = "COUNT")]
+    _downloads: usize,
     /// As the original has it; the daemon does the same either way.
     #[arg(long = "local")]
     _by_client: bool,
     /// As the original has it; files are on disk before the image is recorded.
     #[arg(long = "sync-fs")]
     _sync: bool,
-    /// As the original has it; the daemon's own limit holds.
-    #[arg(long = "max-concurrent-downloads", default_value_t = 0, value_name = "COUNT")]
-    _downloads: usize,
 }
 
 /// Bring images from an archive.
@@ -170,36 +178,37 @@ pub struct Import {
     /// A name for all of the archive.
     #[arg(long, default_value = "")]
     index_name: String,
-    /// Compress layers that are not.
+    /// Bring all platforms.
     #[arg(long)]
-    compress_blobs: bool,
-    /// As the original has it; the daemon does the same either way.
-    #[arg(long = "local")]
-    _by_client: bool,
-    /// As the original has it; files are on disk before the image is recorded.
-    #[arg(long = "sync-fs")]
-    _sync: bool,
-    #[command(flatten)]
-    progress: ProgressFlag,
+    all_platforms: bool,
+    /// Platforms to bring, os/arch.
+    #[arg(long)]
+    platform: Vec<String>,
     /// Do not unpack.
     #[arg(long)]
     no_unpack: bool,
+    /// As the original has it; the daemon does the same either way.
+    #[arg(long = "local")]
+    _by_client: bool,
+    /// Compress layers that are not.
+    #[arg(long)]
+    compress_blobs: bool,
     /// Let layers go once they are unpacked.
     #[arg(long, conflicts_with = "no_unpack")]
     discard_unpacked_layers: bool,
+    /// As the original has it; files are on disk before the image is recorded.
+    #[arg(long = "sync-fs")]
+    _sync: bool,
     /// The snapshotter.
     #[arg(long, env = "CONTAINERD_SNAPSHOTTER", default_value = "")]
     snapshotter: String,
     /// Labels of the images, K=V.
     #[arg(long)]
     label: Vec<String>,
-    /// Platforms to bring, os/arch.
-    #[arg(long)]
-    platform: Vec<String>,
-    /// Bring all platforms.
-    #[arg(long)]
-    all_platforms: bool,
+    #[command(flatten)]
+    progress: ProgressFlag,
     /// The archive, or - for standard input.
+    #[arg(default_value = "", value_parser = crate::path)]
     file: PathBuf,
 }
 
@@ -214,7 +223,9 @@ impl Images {
                     let request = api::DeleteImageRequest { name: name.clone(), sync, target: None };
                     match daemon.images().delete(request).await.map_err(error) {
                         Ok(_) => println!("{name}"),
-                        Err(missing) if missing.is_not_found() => eprintln!("{name}: image not found"),
+                        Err(missing) if missing.is_not_found() => {
+                            crate::log::warning(&format!("{name}: image not found"));
+                        }
                         Err(failed) => {
                             return Err(failed).with_context(|| format!("unable to delete {name}"));
                         }
@@ -234,17 +245,57 @@ impl Images {
             Self::Prune(prune) => prune.run(daemon).await,
             Self::Mount(mount) => mount.run(daemon).await,
             Self::Unmount(unmount) => unmount.run(daemon).await,
-            Self::Tag { force: _, source, targets } => {
+            Self::Tag { force, local, skip_reference_check, source, targets } => {
+                if source.is_empty() {
+                    return Err(Error::unknown("please provide an image reference to tag from"));
+                }
+                if targets.is_empty() {
+                    return Err(Error::unknown("please provide an image reference to tag to"));
+                }
                 for target in targets {
-                    let named = |name: &str| {
-                        corten_api::pack(&objects::ImageStore { name: name.into(), ..Default::default() })
-                    };
-                    transfer(daemon, named(&source), named(&target), None).await?;
+                    if !skip_reference_check {
+                        check_name(&target)?;
+                    }
+                    tag(daemon, &source, &target, local.then_some(force)).await?;
                     println!("{target}");
                 }
                 Ok(())
             }
         }
+    }
+}
+
+/// Gives an image another name: by a transfer, which replaces what has the name, or in the store alone, which does so
+/// only by force.
+async fn tag(daemon: &Daemon, source: &str, target: &str, local: Option<bool>) -> Result<()> {
+    let Some(force) = local else {
+        let named =
+            |name: &str| corten_api::pack(&objects::ImageStore { name: name.into(), ..Default::default() });
+        return transfer(daemon, named(source), named(target), None).await.map(drop);
+    };
+    let request = api::GetImageRequest { name: source.into() };
+    let found = daemon.images().get(request).await.map_err(error)?.into_inner().image;
+    let image = found.ok_or_else(|| Error::not_found(format!("image {source:?}")))?;
+    let image = api::Image { name: target.into(), ..image };
+    let request = api::CreateImageRequest { image: Some(image), ..Default::default() };
+    match daemon.images().create(request.clone()).await.map_err(error) {
+        Err(failed) if failed.is_already_exists() && force => {
+            let old = api::DeleteImageRequest { name: target.into(), ..Default::default() };
+            daemon.images().delete(old).await.map_err(error)?;
+            daemon.images().create(request).await.map_err(error).map(drop)
+        }
+        done => done.map(drop),
+    }
+}
+
+/// Whether registries could know a name.
+fn check_name(name: &str) -> Result<()> {
+    let known = |char: char| char.is_ascii_alphanumeric() || "._-/:@".contains(char);
+    match name.chars().all(known) && name.starts_with(|char: char| char.is_ascii_alphanumeric()) {
+        true => Ok(()),
+        false => Err(Error::unknown(format!(
+            "error parsing reference: {name:?} is not a valid repository/tag invalid reference format"
+        ))),
     }
 }
 
@@ -274,9 +325,12 @@ fn unpacks(
 
 impl Pull {
     async fn run(self, daemon: &Daemon) -> Result<()> {
-        let reference = match self.reference.contains('/') || !output::is_terminal() {
-            true => self.reference.clone(),
-            false => Reference::familiar(&self.reference)?.to_string(),
+        if self.reference.is_empty() {
+            return Err(Error::unknown("please provide an image reference to pull"));
+        }
+        let reference = match output::is_terminal() {
+            true => Reference::familiar(&self.reference)?.to_string(),
+            false => self.reference.clone(),
         };
         let mut access = self.registry.access(daemon).await?;
         let resolver = Some(std::mem::take(&mut access.resolver));
@@ -444,7 +498,8 @@ pub(super) async fn transfer(
 
 async fn list(daemon: &Daemon, listing: Listing) -> Result<()> {
     let request = api::ListImagesRequest { filters: listing.filters };
-    let found = daemon.images().list(request).await.map_err(error)?.into_inner();
+    let found =
+        daemon.images().list(request).await.map_err(error).context("failed to list images")?.into_inner();
     if listing.shown.quiet {
         found.images.iter().for_each(|image| println!("{}", image.name));
         return Ok(());
@@ -485,9 +540,11 @@ async fn shown_platforms(daemon: &Daemon, target: &corten_api::types::Descriptor
         let document: serde_json::Value =
             serde_json::from_slice(&read_blob(daemon, &target.digest).await.ok()?).ok()?;
         if let Some(manifests) = document["manifests"].as_array() {
-            let platform =
-                |one: &serde_json::Value| serde_json::from_value::<Platform>(one["platform"].clone()).ok();
-            return Some(manifests.iter().filter_map(platform).collect::<Vec<_>>());
+            let mut found = Vec::new();
+            for one in manifests {
+                found.extend(platform_of(daemon, one).await);
+            }
+            return Some(found);
         }
         let config = read_blob(daemon, document["config"]["digest"].as_str()?).await.ok()?;
         Some(vec![serde_json::from_slice::<Platform>(&config).ok()?])

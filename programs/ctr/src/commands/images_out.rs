@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use corten_api::services::content::InfoRequest;
@@ -9,14 +10,14 @@ use corten_api::services::images;
 use corten_api::transfer_types::{self as objects, Data, WindowUpdate};
 use corten_types::{Any, Descriptor, Error, Platform, Reference, Result, ResultExt, media_type};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::content_remote::send;
 use super::convert::Document;
 use super::images::{open, platforms, transfer, unique};
 use crate::client::{Daemon, error};
 use crate::container::read_blob;
-use crate::progress::ProgressFlag;
+use crate::progress::{ProgressFlag, Shown};
 use crate::registry::Registry;
 
 /// Bytes that the daemon may be ahead.
@@ -27,26 +28,26 @@ const WINDOW: i32 = 1 << 20;
 pub struct Push {
     #[command(flatten)]
     registry: Registry,
-    /// Platforms whose content is sent, os/arch; all without it.
-    #[arg(long)]
-    platform: Vec<String>,
-    #[command(flatten)]
-    progress: ProgressFlag,
-    /// As the original has it; the daemon does the same either way.
-    #[arg(long = "local")]
-    _by_client: bool,
     /// Send this manifest instead of an image.
     #[arg(long, value_name = "DIGEST")]
     manifest: Option<String>,
     /// The media type of that manifest.
     #[arg(long, default_value = corten_types::media_type::OCI_MANIFEST)]
     manifest_type: String,
-    /// Send layers too that may not be handed on.
+    /// Platforms whose content is sent, os/arch; all without it.
     #[arg(long)]
-    allow_non_distributable_blobs: bool,
+    platform: Vec<String>,
     /// As the original has it; the daemon's own limit holds.
     #[arg(long = "max-concurrent-uploaded-layers", default_value_t = 0, value_name = "COUNT")]
     _uploads: usize,
+    /// As the original has it; the daemon does the same either way.
+    #[arg(long = "local")]
+    _by_client: bool,
+    /// Send layers too that may not be handed on.
+    #[arg(long)]
+    allow_non_distributable_blobs: bool,
+    #[command(flatten)]
+    progress: ProgressFlag,
     /// Where to, with the host.
     #[arg(default_value = "", value_name = "REMOTE")]
     remote: String,
@@ -168,7 +169,8 @@ impl Export {
         let (sender, stream) = open(daemon, &id).await?;
         let (written, part) = Target::open(&self.file).await?;
         let shown = if self.file == "-" { "/dev/stdout" } else { &self.file };
-        let taking = tokio::spawn(take(written, format!("{WRITE}{shown}"), sender, stream));
+        let (over, is_over) = oneshot::channel();
+        let taking = tokio::spawn(take(written, format!("{WRITE}{shown}"), sender, stream, is_over));
         let mut names = self.images.iter().cloned();
         let source = objects::ImageStore {
             name: names.next().unwrap_or_default(),
@@ -187,11 +189,18 @@ impl Export {
             ..Default::default()
         };
         // The archive itself may go to standard output.
-        let shown = (self.file != "-").then_some(("Exporting", self.progress.shown()));
+        let progress = match self.progress.shown() {
+            // In a pipe the original says nothing of it.
+            Shown::Auto if !crate::output::is_terminal() => Shown::None,
+            other => other,
+        };
+        let shown = (self.file != "-").then_some(("Exporting", progress));
         let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&archive), shown).await;
         // What could not be written says more than a transfer that broke off.
-        if done.is_err() && !taking.is_finished() {
-            taking.abort();
+        match done.is_ok() {
+            true => drop(over.send(())),
+            false if taking.is_finished() => {}
+            false => taking.abort(),
         }
         let taken = match taking.await {
             Ok(taken) => taken,
@@ -245,8 +254,9 @@ async fn take(
     what: String,
     sender: mpsc::Sender<Any>,
     mut stream: tonic::Streaming<Any>,
+    mut is_over: oneshot::Receiver<()>,
 ) -> Result<()> {
-    let mut window = 0;
+    let (mut window, mut zeros, mut over) = (0, 0, false);
     loop {
         if window < WINDOW {
             let update = corten_api::pack(&WindowUpdate { update: WINDOW });
@@ -254,13 +264,32 @@ async fn take(
                 window += WINDOW;
             }
         }
-        let Some(message) = stream.message().await.map_err(error)? else { break };
+        let message = tokio::select! {
+            message = stream.message() => message.map_err(error)?,
+            _ = &mut is_over, if !over => {
+                over = true;
+                continue;
+            }
+            // Containerd leaves the stream open when the archive has been sent.
+            () = tokio::time::sleep(if zeros >= ARCHIVE_END { QUIET } else { PATIENCE }), if over => None,
+        };
+        let Some(message) = message else { break };
         let data = corten_api::unpack::<Data>(&message)?.data;
+        let end = data.iter().rev().take_while(|byte| **byte == 0).count();
+        zeros = if end == data.len() { zeros + end } else { end };
         window -= i32::try_from(data.len()).unwrap_or(i32::MAX);
         written.write_all(&data).await.map_err(|failed| lost(failed, &what))?;
     }
-    written.flush().await.map_err(|failed| lost(failed, &what))
+    written.flush().await.map_err(|failed| lost(failed, &what))?;
+    if zeros < ARCHIVE_END { Err(Error::unknown("the archive ended early")) } else { Ok(()) }
 }
+
+/// Zeros that an archive ends with, at least.
+const ARCHIVE_END: usize = 1024;
+/// How long nothing comes behind the end of an archive when a transfer is over.
+const QUIET: Duration = Duration::from_millis(200);
+/// How long its end may be on its way.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What errors of our own disk begin with.
 const WRITE: &str = "write ";

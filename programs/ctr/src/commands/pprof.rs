@@ -18,9 +18,9 @@ const LARGEST: u64 = 64 << 20;
 pub struct Pprof {
     /// The daemon's debug socket.
     #[arg(short, long, default_value = "/run/containerd/debug.sock")]
-    debug_socket: PathBuf,
+    pub debug_socket: PathBuf,
     #[command(subcommand)]
-    command: Kind,
+    pub command: Kind,
 }
 
 /// What can be asked for.

@@ -11,7 +11,7 @@ use corten_types::{Any, Digest, Error, Result, ResultExt};
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::commands::pprof::Kind;
+use crate::commands::pprof::{Kind, Pprof};
 use crate::json::{Document, print};
 use crate::stdio::{Paths, RawTerminal, Streams};
 
@@ -131,9 +131,12 @@ fn raw(failed: Error) -> Error {
 
 impl ShimCommand {
     pub async fn run(self, client: &Client) -> Result<i32> {
-        if let Command::Pprof(_) = &self.command {
-            let why = "shims of this kind do not serve profiles; use perf(1) on their pid: `ctr shim --id ID state`";
-            return Err(Error::not_implemented("shim pprof").with_hint(why));
+        if let Command::Pprof(command) = self.command {
+            let name = client.address.join(&client.namespace).join(&self.id).join("debug");
+            let advice =
+                "shims of ours serve no profiles; use perf(1) on their pid: `ctr shim --id ID state`";
+            let profiles = Pprof { debug_socket: socket_of(&name).into(), command };
+            return profiles.run().await.map(|()| 0).map_err(|failed| failed.with_hint(advice));
         }
         let task = self.connect(client).await?;
         match self.command {
@@ -174,15 +177,13 @@ impl ShimCommand {
             return Err(Error::unknown("shim ID (--id) or address (--shim-address) must be specified"));
         }
         let task = |shim| Task { shim, namespace: client.namespace.clone(), id: self.id.clone() };
-        if !self.shim_address.is_empty() {
-            let path = self.shim_address.trim_start_matches("unix://");
-            return Ok(task(Shim::connect(std::path::Path::new(path)).await?));
-        }
-        let name = client.address.join(&client.namespace).join(&self.id);
-        let hash = Digest::sha256(name.as_os_str().as_encoded_bytes());
-        let path = format!("/run/containerd/s/{}", hash.hex());
-        if let Ok(shim) = Shim::connect(std::path::Path::new(&path)).await {
-            return Ok(task(shim));
+        let own = socket_of(&client.address.join(&client.namespace).join(&self.id));
+        let named = Some(self.shim_address.trim_start_matches("unix://")).filter(|path| !path.is_empty());
+        let paths: Vec<&str> = named.into_iter().chain([own.as_str()]).collect();
+        for path in &paths {
+            if let Ok(shim) = Shim::connect(std::path::Path::new(path)).await {
+                return Ok(task(shim));
+            }
         }
         let legacy = format!("/containerd-shim/{}/{}/shim.sock", client.namespace, self.id);
         let old = || -> std::io::Result<UnixStream> {
@@ -191,12 +192,19 @@ impl ShimCommand {
             Ok(stream)
         };
         let refused = |_| {
-            Error::unknown(format!("fail to connect to container shim with sockets: [{path} \0{legacy}]"))
+            let paths = paths.join(" ");
+            Error::unknown(format!("fail to connect to container shim with sockets: [{paths} \0{legacy}]"))
                 .with_hint("is the container's task there? `ctr tasks ls`; -n says the namespace")
         };
         let stream = tokio::net::UnixStream::from_std(old().map_err(refused)?)?;
         Ok(task(Shim::new(stream)))
     }
+}
+
+/// Where a shim listens that has this name.
+fn socket_of(name: &std::path::Path) -> String {
+    let hash = Digest::sha256(name.as_os_str().as_encoded_bytes());
+    format!("/run/containerd/s/{}", hash.hex())
 }
 
 fn version(number: u32) -> Result<()> {

@@ -8,6 +8,7 @@ use corten_types::Result;
 
 use crate::client::{Daemon, error};
 use crate::commands::{containers, tasks};
+use crate::waiting;
 
 /// How long a container has to end when it is asked to, unless somebody says otherwise.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -33,7 +34,9 @@ impl Stop {
         let mut first = Ok(0);
         // All are asked at once, so that one grace is enough for all.
         let stopping = self.ids.iter().map(|id| self.stop(daemon, id));
-        for (id, stopped) in self.ids.iter().zip(futures_util::future::join_all(stopping).await) {
+        let stopping = futures_util::future::join_all(stopping);
+        let stopped = waiting::told("waiting for containers to end", stopping).await;
+        for (id, stopped) in self.ids.iter().zip(stopped) {
             match stopped {
                 Ok(()) => println!("{id}"),
                 Err(failed) => {

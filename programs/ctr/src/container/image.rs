@@ -83,15 +83,27 @@ pub async fn read_json(daemon: &Daemon, digest: &str) -> Result<Value> {
     serde_json::from_slice(&data).map_err(|bad| Error::invalid_argument(format!("{digest}: {bad}")))
 }
 
+/// The platform of an entry of an index; where the index does not tell it, the config does.
+pub async fn platform_of(daemon: &Daemon, entry: &Value) -> Option<Platform> {
+    if !entry["platform"].is_null() {
+        return serde_json::from_value(entry["platform"].clone()).ok();
+    }
+    let manifest = read_json(daemon, entry["digest"].as_str()?).await.ok()?;
+    let config = read_json(daemon, manifest["config"]["digest"].as_str()?).await.ok()?;
+    serde_json::from_value(config).ok()
+}
+
 /// The manifest of an image for a platform.
 pub async fn manifest(daemon: &Daemon, target: &Descriptor, platform: &Platform) -> Result<Value> {
     let mut document = read_json(daemon, &target.digest).await?;
     if media_type::is_index(&target.media_type) || document["manifests"].is_array() {
         let list = document["manifests"].as_array().cloned().unwrap_or_default();
-        let rank = |one: &Value| {
-            serde_json::from_value(one["platform"].clone()).ok().and_then(|p| platform.rank(&p))
-        };
-        let best = list.iter().filter_map(|one| Some((rank(one)?, one))).min_by_key(|(rank, _)| *rank);
+        let mut ranked = Vec::new();
+        for one in &list {
+            let known = platform_of(daemon, one).await;
+            ranked.extend(known.and_then(|known| platform.rank(&known)).map(|rank| (rank, one)));
+        }
+        let best = ranked.into_iter().min_by_key(|(rank, _)| *rank);
         let missing = || Error::not_found(format!("no match for platform in manifest {}", target.digest));
         let digest = best.and_then(|(_, one)| one["digest"].as_str()).ok_or_else(missing)?;
         document = read_json(daemon, digest).await?;

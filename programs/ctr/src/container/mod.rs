@@ -16,7 +16,7 @@ use corten_types::{Any, Error, Labels, Platform, Result, ResultExt};
 use serde_json::json;
 
 use crate::client::{Daemon, error};
-use crate::rootfs;
+use crate::{rootfs, waiting};
 
 pub use flags::{ContainerFlags, RunFlags, RuntimeFlags};
 use image::Image;
@@ -214,7 +214,9 @@ impl ContainerFlags {
         let first = daemon.snapshots().prepare(request.clone()).await.map_err(error);
         let made = match first {
             Err(missing) if missing.is_not_found() => {
-                image::unpack(daemon, image, &plan.snapshotter, run.is_some_and(|run| run.sync_fs)).await?;
+                let sync_fs = run.is_some_and(|run| run.sync_fs);
+                let unpacking = image::unpack(daemon, image, &plan.snapshotter, sync_fs);
+                waiting::told("unpacking the image", unpacking).await?;
                 daemon.snapshots().prepare(request).await.map_err(error)?
             }
             other => other?,

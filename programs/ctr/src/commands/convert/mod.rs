@@ -119,7 +119,7 @@ impl Convert {
         let platforms = match (self.all_platforms, self.platform.is_empty()) {
             (true, _) => None,
             (false, true) => Some(vec![Platform::host()]),
-            (false, false) => Some(self.platform.iter().map(|text| text.parse()).collect::<Result<_>>()?),
+            (false, false) => Some(self.platform.iter().map(|text| platform(text)).collect::<Result<_>>()?),
         };
         let forms = [
             (self.uncompress, Form::Plain),
@@ -135,7 +135,7 @@ impl Convert {
         let mut image = found.ok_or_else(|| Error::not_found(format!("image {:?}", self.source)))?;
         let target = Descriptor::try_from(image.target.clone().unwrap_or_default())?;
         let conversion = Conversion { daemon, oci: self.oci, form, platforms };
-        let made = conversion.document(&target).await?;
+        let made = crate::waiting::told("converting the image", conversion.document(&target)).await?;
         let digest = made.digest.to_string();
         image.name.clone_from(&self.target);
         image.target = Some(made.into());
@@ -463,6 +463,10 @@ impl Write for Outgoing {
         let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         self.pieces.blocking_send(piece.into()).map_err(gone)
     }
+}
+
+fn platform(text: &str) -> Result<Platform> {
+    text.parse::<Platform>().with_context(|| format!("invalid platform {text}"))
 }
 
 #[cfg(test)]
