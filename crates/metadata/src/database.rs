@@ -10,9 +10,9 @@ use redb::{ReadableDatabase, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::activity::Activity;
+use crate::backend::Backend;
 use crate::recover::{Lost, recover, set_aside_files};
 use crate::transaction::{Tx, View};
-use crate::unsynced::Unsynced;
 use crate::writer::{self, Change, Closure};
 
 pub(crate) const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
@@ -265,10 +265,7 @@ fn open_file(path: &Path, options: Options) -> Result<redb::Database, OpenError>
     let open = || -> Result<redb::Database, OpenError> {
         let mut builder = redb::Builder::new();
         builder.set_cache_size(options.cache).set_check_integrity_on_open(true);
-        let file = match options.sync {
-            true => builder.create(path)?,
-            false => builder.create_with_backend(Unsynced::open(path)?)?,
-        };
+        let file = builder.create_with_backend(Backend::open(path, options.sync)?)?;
         let known = file.begin_read()?.open_table(RECORDS).is_ok();
         if !known {
             corten_durable::sync_folder(path.parent().unwrap_or(Path::new("/"))).map_err(OpenError::Io)?;

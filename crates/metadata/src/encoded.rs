@@ -20,34 +20,70 @@ const CONTAINERS: u32 = 1;
 /// # Errors
 /// Internal for a record that is no message.
 pub(crate) fn append(answer: &mut Vec<u8>, id: &str, record: &[u8]) -> Result<()> {
-    let mut container = Vec::with_capacity(record.len() + id.len() + 16);
-    field(&mut container, 1, id.as_bytes());
-    let (mut runtime, mut told) = (Vec::new(), false);
-    let mut rest = record;
-    while rest.has_remaining() {
-        let Some((number, value)) = next(&mut rest)? else { continue };
-        if let Some((_, new)) = RUNTIME.iter().find(|(old, _)| *old == number) {
-            field(&mut runtime, *new, value);
-        } else if let Some((_, new)) = MOVED.iter().find(|(old, _)| *old == number) {
-            if *new > RUNTIME_FIELD && !told {
-                field(&mut container, RUNTIME_FIELD, &runtime);
-                told = true;
-            }
-            field(&mut container, *new, value);
+    let (mut container, mut runtime) = (length(1, id.len()), 0);
+    each(record, |number, value| {
+        if let Some(new) = find(&RUNTIME, number) {
+            runtime += length(new, value.len());
+        } else if let Some(new) = find(&MOVED, number) {
+            container += length(new, value.len());
         }
-    }
+    })?;
+    container += length(RUNTIME_FIELD, runtime);
+    answer.reserve(length(CONTAINERS, container));
+    head(answer, CONTAINERS, container);
+    field(answer, 1, id.as_bytes());
+    let mut told = false;
+    each(record, |number, value| {
+        let Some(new) = find(&MOVED, number) else { return };
+        if new > RUNTIME_FIELD && !told {
+            append_runtime(answer, runtime, record);
+            told = true;
+        }
+        field(answer, new, value);
+    })?;
     if !told {
-        field(&mut container, RUNTIME_FIELD, &runtime);
+        append_runtime(answer, runtime, record);
     }
-    field(answer, CONTAINERS, &container);
     Ok(())
 }
 
-fn field(out: &mut Vec<u8>, number: u32, value: &[u8]) {
-    out.reserve(key_len(number) + encoded_len_varint(value.len() as u64) + value.len());
+fn append_runtime(answer: &mut Vec<u8>, length: usize, record: &[u8]) {
+    head(answer, RUNTIME_FIELD, length);
+    // It was read to its end before.
+    let _ = each(record, |number, value| {
+        if let Some(new) = find(&RUNTIME, number) {
+            field(answer, new, value);
+        }
+    });
+}
+
+fn find(numbers: &[(u32, u32)], number: u32) -> Option<u32> {
+    numbers.iter().find(|(old, _)| *old == number).map(|(_, new)| *new)
+}
+
+/// Bytes of a field with a value of so many.
+fn length(number: u32, value: usize) -> usize {
+    key_len(number) + encoded_len_varint(value as u64) + value
+}
+
+fn head(out: &mut Vec<u8>, number: u32, length: usize) {
     encode_key(number, WireType::LengthDelimited, out);
-    encode_varint(value.len() as u64, out);
+    encode_varint(length as u64, out);
+}
+
+fn field(out: &mut Vec<u8>, number: u32, value: &[u8]) {
+    head(out, number, value.len());
     out.extend_from_slice(value);
+}
+
+/// Shows the fields of a record, in order.
+fn each<'a>(mut record: &'a [u8], mut field: impl FnMut(u32, &'a [u8])) -> Result<()> {
+    while record.has_remaining() {
+        if let Some((number, value)) = next(&mut record)? {
+            field(number, value);
+        }
+    }
+    Ok(())
 }
 
 /// The next field; nothing for the fixed ones, which are the record's seal.

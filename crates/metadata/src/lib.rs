@@ -6,13 +6,13 @@
 //! and replaced by one with what can be read of it. Nothing here touches blobs or directories: who owns those sweeps them.
 
 mod activity;
+mod backend;
 mod database;
 mod keys;
 mod mask;
 mod records;
 mod seal;
 mod transaction;
-mod unsynced;
 mod writer;
 
 mod pages;
