@@ -13,6 +13,7 @@ use corten_events::Exchange;
 use corten_metadata::{BlobRecord, Blobs, Database, Ingests};
 use corten_types::filter::Fields;
 use corten_types::{Context, Digest, Error, ErrorClass, Filter, Labels, Result, ResultExt, timestamp};
+use rustix::buffer::spare_capacity;
 
 use crate::ingest::IngestFiles;
 use crate::remote::{RemoteBlobs, wait};
@@ -424,6 +425,31 @@ impl BlobReader {
                 Ok(count)
             }
         }
+    }
+
+    /// Appends `size` bytes from an offset. May block.
+    ///
+    /// # Errors
+    /// Those of the file system; DataLoss when there are fewer.
+    pub fn append(&self, out: &mut Vec<u8>, mut offset: u64, size: usize) -> Result<()> {
+        let end = out.len() + size;
+        let Bytes::File(file) = &self.bytes else {
+            let begin = out.len();
+            out.resize(end, 0);
+            return self.read_exact_at(out.get_mut(begin..).unwrap_or_default(), offset);
+        };
+        out.reserve_exact(size);
+        while out.len() < end {
+            // What was reserved is not filled with zeros first.
+            match rustix::io::pread(file, spare_capacity(out), offset) {
+                Ok(0) => return Err(Error::new(ErrorClass::DataLoss, "the blob's file is too short")),
+                Ok(count) => offset += count as u64,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(std::io::Error::from(error).into()),
+            }
+        }
+        out.truncate(end);
+        Ok(())
     }
 
     fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {

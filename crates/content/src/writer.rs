@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use corten_metadata::IngestRecord;
 use corten_types::digest::Algorithm;
 use corten_types::{Context, Digest, Digester, Error, Labels, Result, ResultExt};
@@ -18,6 +19,8 @@ use crate::store::{Hold, IngestStatus, Lock, Store, WriterOptions, blocking};
 const BUFFER: usize = 256 << 10;
 /// Bytes that the disk is set to work on at a time.
 const WRITEBACK: usize = 8 << 20;
+/// Bytes that another thread is worth.
+const BESIDE: usize = 128 << 10;
 
 /// An open ingest. Dropped without a commit it stays and can be resumed.
 #[derive(Debug)]
@@ -177,6 +180,38 @@ impl Writer {
     /// # Errors
     /// Those of the file system; ResourceExhausted when it is full.
     pub fn write(&mut self, data: &[u8]) -> Result<()> {
+        self.store_bytes(data)?;
+        self.own(false)?.digester.update(data);
+        self.wrote(data.len());
+        Ok(())
+    }
+
+    /// Appends as [`Writer::write`] does, within a runtime. Much at once is hashed by another thread meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`Writer::write`].
+    pub fn write_shared(&mut self, data: &Bytes) -> Result<()> {
+        if data.len() < BESIDE {
+            return self.write(data);
+        }
+        let own = self.own(false)?;
+        let (before, bytes) = (own.digester.clone(), data.clone());
+        let hashed = tokio::task::spawn_blocking(move || {
+            let mut digester = before;
+            digester.update(&bytes);
+            digester
+        });
+        let stored = self.store_bytes(data);
+        // Whoever answers may give the bytes' memory to the next ones: nobody looks at them any more then.
+        let hashed = tokio::runtime::Handle::current().block_on(hashed);
+        stored?;
+        self.own(false)?.digester = hashed.map_err(|error| Error::internal(format!("hashing: {error}")))?;
+        self.wrote(data.len());
+        Ok(())
+    }
+
+    /// Puts bytes behind the others, and counts nothing.
+    fn store_bytes(&mut self, data: &[u8]) -> Result<()> {
         let (offset, reference) = (self.offset, self.ingest.reference.clone());
         let own = self.own(false)?;
         own.file.write_all_at(data, offset).with_context(|| format!("failed to write {reference:?}"))?;
@@ -186,11 +221,13 @@ impl Writer {
             corten_sys::start_writeback(own.file.as_fd());
             own.unsynced = 0;
         }
-        own.digester.update(data);
-        self.offset += data.len() as u64;
+        Ok(())
+    }
+
+    fn wrote(&mut self, count: usize) {
+        self.offset += count as u64;
         self.updated_at = SystemTime::now();
         self.written = true;
-        Ok(())
     }
 
     /// Begins anew. Blocks for the disk.

@@ -21,6 +21,19 @@ async fn blobs_are_read_where_they_are_known() {
 }
 
 #[tokio::test]
+async fn parts_of_a_blob_are_appended_whole_or_refused() {
+    let lab = Lab::new();
+    let digest = lab.put(&ctx(), b"0123456789").await;
+    let blob = lab.store.reader(&ctx(), &digest).unwrap();
+    let mut data = b"> ".to_vec();
+    data.reserve(100);
+    blob.append(&mut data, 2, 3).unwrap();
+    blob.append(&mut data, 9, 1).unwrap();
+    assert_eq!(data, b"> 2349");
+    assert_eq!(blob.append(&mut data, 8, 3).unwrap_err().class(), ErrorClass::DataLoss);
+}
+
+#[tokio::test]
 async fn a_reader_goes_on_while_the_blob_is_removed() {
     let lab = Lab::new();
     let digest = lab.put(&ctx(), b"data").await;

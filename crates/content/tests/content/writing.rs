@@ -37,6 +37,22 @@ async fn a_blob_is_where_the_original_has_it_and_nothing_else_is_left() {
 }
 
 #[tokio::test]
+async fn much_at_once_is_hashed_beside_the_writing() {
+    let lab = Lab::new();
+    let mut writer = lab.open(&ctx(), "r", 0).await.unwrap();
+    let parts = [vec![1; 300_000], vec![2; 10], vec![3; 1 << 20]].map(bytes::Bytes::from);
+    let whole = parts.concat();
+    let writer = tokio::task::spawn_blocking(move || {
+        parts.iter().for_each(|part| writer.write_shared(part).unwrap());
+        writer
+    });
+    let writer = writer.await.unwrap();
+    assert_eq!((writer.offset(), writer.digest()), (whole.len() as u64, Digest::sha256(&whole)));
+    let digest = writer.commit(0, None, Labels::new()).await.unwrap();
+    assert_eq!(std::fs::read(lab.blob_file(&digest)).unwrap(), whole);
+}
+
+#[tokio::test]
 async fn an_ingest_is_resumed_after_a_restart() {
     let lab = Lab::new();
     let mut writer = lab.open(&ctx(), "r", 10).await.unwrap();

@@ -21,6 +21,8 @@ use crate::metrics::{Counts, Method};
 use crate::traces::{Span, Tracer};
 
 use body::{Received, Sent};
+#[cfg(fuzzing)]
+pub use methods::Kind;
 pub use methods::{SERVICES, kind};
 use open::OpenCall;
 pub use open::OpenCalls;

@@ -1,12 +1,16 @@
 //! Container records.
 
+use bytes::Bytes;
 use corten_api::services::containers::{self as api, containers_server};
 use corten_metadata::{Container, Runtime};
 use corten_types::Context;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{Answers, Services, answers, context, paths, required, status, timestamp};
+use super::encoded::{Messages, Method, prefix};
+use super::{
+    Answers, MessageLimits, Services, answers, at_length, context, paths, required, status, timestamp,
+};
 
 fn from_api(container: api::Container) -> Container {
     let runtime = container.runtime.unwrap_or_default();
@@ -45,22 +49,38 @@ fn to_api(container: Container) -> api::Container {
 
 impl Services {
     fn list_decoded(&self, ctx: &Context, filters: &[String]) -> Result<api::ListContainersResponse, Status> {
-        let containers = self.containers.list(ctx, filters).map_err(status)?;
+        let containers = at_length(|| self.containers.list(ctx, filters)).map_err(status)?;
         Ok(api::ListContainersResponse { containers: containers.into_iter().map(to_api).collect() })
     }
+}
 
-    /// The answer of `List`, encoded.
-    pub(super) fn list_encoded(
-        &self,
+/// The answer of `List` comes encoded.
+#[derive(Clone)]
+pub struct List;
+
+impl Method for List {
+    const PATH: &'static str = "/containerd.services.containers.v1.Containers/List";
+    type Request = api::ListContainersRequest;
+
+    async fn answer(
+        services: Services,
         request: Request<api::ListContainersRequest>,
-    ) -> Result<Vec<u8>, Status> {
+        limits: MessageLimits,
+    ) -> Result<Messages, Status> {
         let ctx = context(&request)?;
         let filters = request.into_inner().filters;
-        if filters.is_empty() {
-            self.containers.list_all_encoded(&ctx).map_err(status)
+        let list = if filters.is_empty() {
+            at_length(|| services.containers.list_all_encoded(&ctx)).map_err(status)?
         } else {
-            self.list_decoded(&ctx, &filters).map(|answer| answer.encode_to_vec())
+            services.list_decoded(&ctx, &filters)?.encode_to_vec()
+        };
+        if list.len() > limits.send {
+            let (length, limit) = (list.len(), limits.send);
+            let text = format!("grpc: trying to send message larger than max ({length} vs. {limit})");
+            return Err(Status::resource_exhausted(text));
         }
+        let head = Bytes::copy_from_slice(&prefix(list.len()));
+        Ok(Box::pin(tokio_stream::iter([Ok(head), Ok(list.into())])))
     }
 }
 
@@ -90,7 +110,8 @@ impl containers_server::Containers for Services {
         request: Request<api::ListContainersRequest>,
     ) -> Result<Response<Self::ListStreamStream>, Status> {
         let ctx = context(&request)?;
-        let containers = self.containers.list(&ctx, &request.into_inner().filters).map_err(status)?;
+        let filters = request.into_inner().filters;
+        let containers = at_length(|| self.containers.list(&ctx, &filters)).map_err(status)?;
         let message = |container| api::ListContainerMessage { container: Some(to_api(container)) };
         Ok(Response::new(answers(containers.into_iter().map(message).collect())))
     }

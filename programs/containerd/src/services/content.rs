@@ -5,12 +5,16 @@ use corten_api::services::content::{self as api, WriteAction, content_server};
 use corten_content::{BlobReader, IngestStatus, Store, Writer, WriterOptions};
 use corten_metadata::BlobRecord;
 use corten_types::{Context, Digest, Error, ErrorClass, Result as Outcome};
+use prost::encoding::{WireType, encode_key, encode_varint};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::encoded::{Messages, Method, PREFIX, prefix};
 use super::unknown::received;
-use super::{Answers, Services, answers, context, paths, required, status, timestamp};
+use super::{
+    Answers, MessageLimits, Services, answers, at_length, context, paths, required, status, timestamp,
+};
 
 /// Infos in one message of a list.
 const BLOCK: usize = 100;
@@ -71,7 +75,8 @@ impl content_server::Content for Services {
         request: Request<api::ListContentRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
         let ctx = context(&request)?;
-        let blobs = self.content.list(&ctx, &request.into_inner().filters).map_err(status)?;
+        let filters = request.into_inner().filters;
+        let blobs = at_length(|| self.content.list(&ctx, &filters)).map_err(status)?;
         let infos: Vec<api::Info> = blobs.into_iter().map(info).collect();
         Ok(Response::new(answers(
             infos.chunks(BLOCK).map(|block| api::ListContentResponse { info: block.to_vec() }).collect(),
@@ -85,28 +90,13 @@ impl content_server::Content for Services {
         Ok(Response::new(()))
     }
 
-    type ReadStream = ReceiverStream<Result<api::ReadContentResponse, Status>>;
+    type ReadStream = Answers<api::ReadContentResponse>;
 
     async fn read(
         &self,
-        request: Request<api::ReadContentRequest>,
+        _request: Request<api::ReadContentRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
-        let ctx = context(&request)?;
-        let request = request.into_inner();
-        let digest: Digest =
-            request.digest.parse().map_err(|error: Error| status(error.context(&request.digest)))?;
-        let blob = self.content.reader(&ctx, &digest).map_err(status)?;
-        let offset = u64::try_from(request.offset).unwrap_or(0);
-        if offset > blob.size() {
-            let text = format!("read past object length {} bytes", blob.size());
-            return Err(status(Error::bare(ErrorClass::OutOfRange, text)));
-        }
-        let rest = blob.size() - offset;
-        let length =
-            u64::try_from(request.size).ok().filter(|size| *size > 0).map_or(rest, |size| size.min(rest));
-        let (sender, receiver) = mpsc::channel(2);
-        tokio::task::spawn_blocking(move || send(&blob, offset, length, &sender));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Err(Status::internal("blobs are read by the other server"))
     }
 
     async fn status(
@@ -157,32 +147,66 @@ impl content_server::Content for Services {
     }
 }
 
-/// Offsets count from the first byte sent (spec 01 §2.1).
-fn send(
-    blob: &BlobReader,
-    start: u64,
-    length: u64,
-    sender: &mpsc::Sender<Result<api::ReadContentResponse, Status>>,
-) {
+/// The answer of `Read` is put together where the bytes are read.
+#[derive(Clone)]
+pub struct Read;
+
+impl Method for Read {
+    const PATH: &'static str = "/containerd.services.content.v1.Content/Read";
+    type Request = api::ReadContentRequest;
+
+    async fn answer(
+        services: Services,
+        request: Request<api::ReadContentRequest>,
+        _: MessageLimits,
+    ) -> Result<Messages, Status> {
+        let ctx = context(&request)?;
+        let request = request.into_inner();
+        let digest: Digest =
+            request.digest.parse().map_err(|error: Error| status(error.context(&request.digest)))?;
+        let blob = services.content.reader(&ctx, &digest).map_err(status)?;
+        let offset = u64::try_from(request.offset).unwrap_or(0);
+        if offset > blob.size() {
+            let text = format!("read past object length {} bytes", blob.size());
+            return Err(status(Error::bare(ErrorClass::OutOfRange, text)));
+        }
+        let rest = blob.size() - offset;
+        let length =
+            u64::try_from(request.size).ok().filter(|size| *size > 0).map_or(rest, |size| size.min(rest));
+        let (sender, receiver) = mpsc::channel(2);
+        tokio::task::spawn_blocking(move || send(&blob, offset, length, &sender));
+        Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+}
+
+fn send(blob: &BlobReader, start: u64, length: u64, sender: &mpsc::Sender<Result<Bytes, Status>>) {
     let mut sent = 0;
     while sent < length {
         let size = usize::try_from(length - sent).unwrap_or(CHUNK).min(CHUNK);
-        let mut data = vec![0; size];
-        let message = match blob.read_at(&mut data, start + sent) {
-            Ok(0) => Err(status(Error::new(ErrorClass::DataLoss, "the blob's file is too short"))),
-            Ok(count) => {
-                data.truncate(count);
-                let offset = i64::try_from(sent).unwrap_or(i64::MAX);
-                sent += count as u64;
-                Ok(api::ReadContentResponse { offset, data: Bytes::from(data) })
-            }
-            Err(error) => Err(status(error)),
-        };
+        let message = piece(blob, start + sent, sent, size).map_err(status);
         let failed = message.is_err();
         if sender.blocking_send(message).is_err() || failed {
             return;
         }
+        sent += size as u64;
     }
+}
+
+/// A `ReadContentResponse` with `size` bytes of a blob. Its offset counts from the first byte sent (spec 01 §2.1).
+fn piece(blob: &BlobReader, from: u64, offset: u64, size: usize) -> Outcome<Bytes> {
+    // Fields 1 and 2, the latter's bytes following.
+    let mut fields = Vec::with_capacity(32);
+    if offset > 0 {
+        encode_key(1, WireType::Varint, &mut fields);
+        encode_varint(offset, &mut fields);
+    }
+    encode_key(2, WireType::LengthDelimited, &mut fields);
+    encode_varint(size as u64, &mut fields);
+    let mut message = Vec::with_capacity(PREFIX + fields.len() + size);
+    message.extend_from_slice(&prefix(fields.len() + size));
+    message.extend_from_slice(&fields);
+    blob.append(&mut message, from, size)?;
+    Ok(message.into())
 }
 
 /// The conversation of a write (spec 01 §2.3).
@@ -277,7 +301,7 @@ async fn step(
             writer.truncate()?;
         }
         if !data.is_empty() {
-            writer.write(&data)?;
+            writer.write_shared(&data)?;
         }
         Ok(writer)
     })

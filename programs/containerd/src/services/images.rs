@@ -7,7 +7,7 @@ use corten_metadata::Image;
 use corten_types::{Descriptor, Digest, Error, ErrorClass, timestamp::to_system};
 use tonic::{Request, Response, Status};
 
-use super::{Services, context, paths, required, status, timestamp};
+use super::{Services, at_length, context, paths, required, status, timestamp};
 
 fn from_api(image: api::Image, label_only: bool) -> Result<Image, Status> {
     if image.name.is_empty() {
@@ -57,7 +57,8 @@ impl images_server::Images for Services {
         request: Request<api::ListImagesRequest>,
     ) -> Result<Response<api::ListImagesResponse>, Status> {
         let ctx = context(&request)?;
-        let images = self.images.list(&ctx, &request.into_inner().filters).map_err(status)?;
+        let filters = request.into_inner().filters;
+        let images = at_length(|| self.images.list(&ctx, &filters)).map_err(status)?;
         Ok(Response::new(api::ListImagesResponse { images: images.into_iter().map(to_api).collect() }))
     }
 

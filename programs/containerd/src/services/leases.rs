@@ -4,7 +4,7 @@ use corten_api::services::leases::{self as api, leases_server};
 use corten_metadata::{Lease, Resource};
 use tonic::{Request, Response, Status};
 
-use super::{Services, context, required, status, timestamp};
+use super::{Services, at_length, context, required, status, timestamp};
 
 fn to_api(lease: Lease) -> api::Lease {
     api::Lease { id: lease.id, created_at: timestamp(lease.created_at), labels: lease.labels }
@@ -39,7 +39,8 @@ impl leases_server::Leases for Services {
 
     async fn list(&self, request: Request<api::ListRequest>) -> Result<Response<api::ListResponse>, Status> {
         let ctx = context(&request)?;
-        let leases = self.leases.list(&ctx, &request.into_inner().filters).map_err(status)?;
+        let filters = request.into_inner().filters;
+        let leases = at_length(|| self.leases.list(&ctx, &filters)).map_err(status)?;
         Ok(Response::new(api::ListResponse { leases: leases.into_iter().map(to_api).collect() }))
     }
 

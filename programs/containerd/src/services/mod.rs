@@ -40,8 +40,10 @@ use tonic::transport::server::Router;
 use tonic::{Request, Status};
 use tower::layer::util::{Identity, Stack};
 
-use encoded::EncodedList;
+use encoded::Encoded;
 pub use streaming::Streams;
+#[cfg(fuzzing)]
+pub use transfer::read_only as read_transfer;
 use unknown::Named;
 
 use crate::calls::Watch;
@@ -85,6 +87,8 @@ pub struct Services {
 /// Windows that let a blob flow; the protocol's own are meant for web pages.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Bytes that clients may send at once.
+const FRAME: u32 = 128 << 10;
 /// Calls that one connection may have open; waits and subscriptions are such.
 const STREAMS: u32 = 16_384;
 
@@ -125,62 +129,65 @@ pub fn router(
     limits: MessageLimits,
     watch: &Watch,
 ) -> Router<Stack<Named, Stack<Watch, Identity>>> {
+    let (routes, names) = routes(base, services, limits, watch);
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .max_frame_size(FRAME)
+        .layer(watch.clone())
+        .layer(Named(names.into()))
+        .add_routes(routes)
+}
+
+/// The services whose parts work, and their full names.
+pub fn routes(
+    base: Base,
+    services: Option<Services>,
+    limits: MessageLimits,
+    watch: &Watch,
+) -> (Routes, Vec<&'static str>) {
     let plugins = base.plugins.clone();
     let (mut routes, mut names) = (Routes::default(), Vec::new());
     macro_rules! add {
-        ($on:expr, $($id:literal: $server:path),* $(,)?) => {
+        ($on:expr, $($id:literal: $server:path $(, but $method:path)?);* $(;)?) => {
             $(if plugins.works(GRPC, $id) {
                 names.push(<$server as NamedService>::NAME);
                 watch.serve(<$server as NamedService>::NAME);
-                routes = routes.add_service(
-                    <$server>::new($on.clone())
-                        .max_decoding_message_size(limits.receive)
-                        .max_encoding_message_size(limits.send),
-                );
+                let server = <$server>::new($on.clone())
+                    .max_decoding_message_size(limits.receive)
+                    .max_encoding_message_size(limits.send);
+                $(let server = Encoded::<_, $method>::new(server, $on.clone(), limits);)?
+                routes = routes.add_service(server);
             })*
         };
     }
     add!(
         base,
-        "events": api::events::events_server::EventsServer<Base>,
-        "introspection": api::introspection::introspection_server::IntrospectionServer<Base>,
-        "version": api::version::version_server::VersionServer<Base>,
-        "healthcheck": corten_api::health::health_server::HealthServer<Base>,
+        "events": api::events::events_server::EventsServer<Base>;
+        "introspection": api::introspection::introspection_server::IntrospectionServer<Base>;
+        "version": api::version::version_server::VersionServer<Base>;
+        "healthcheck": corten_api::health::health_server::HealthServer<Base>;
     );
     if let Some(services) = services {
-        type Containers = api::containers::containers_server::ContainersServer<Services>;
-        if plugins.works(GRPC, "containers") {
-            names.push(Containers::NAME);
-            watch.serve(Containers::NAME);
-            let shared = Arc::new(services.clone());
-            let inner = Containers::from_arc(shared.clone())
-                .max_decoding_message_size(limits.receive)
-                .max_encoding_message_size(limits.send);
-            routes = routes.add_service(EncodedList::new(inner, shared, limits));
-        }
         add!(
             services,
-            "content": api::content::content_server::ContentServer<Services>,
-            "diff": api::diff::diff_server::DiffServer<Services>,
-            "images": api::images::images_server::ImagesServer<Services>,
-            "leases": api::leases::leases_server::LeasesServer<Services>,
-            "mounts": api::mounts::mounts_server::MountsServer<Services>,
-            "namespaces": api::namespaces::namespaces_server::NamespacesServer<Services>,
-            "sandboxes": api::sandbox::store_server::StoreServer<Services>,
-            "sandbox-controllers": api::sandbox::controller_server::ControllerServer<Services>,
-            "snapshots": api::snapshots::snapshots_server::SnapshotsServer<Services>,
-            "streaming": api::streaming::streaming_server::StreamingServer<Services>,
-            "tasks": api::tasks::tasks_server::TasksServer<Services>,
-            "transfer": api::transfer::transfer_server::TransferServer<Services>,
+            "containers": api::containers::containers_server::ContainersServer<Services>, but containers::List;
+            "content": api::content::content_server::ContentServer<Services>, but content::Read;
+            "diff": api::diff::diff_server::DiffServer<Services>;
+            "images": api::images::images_server::ImagesServer<Services>;
+            "leases": api::leases::leases_server::LeasesServer<Services>;
+            "mounts": api::mounts::mounts_server::MountsServer<Services>;
+            "namespaces": api::namespaces::namespaces_server::NamespacesServer<Services>;
+            "sandboxes": api::sandbox::store_server::StoreServer<Services>;
+            "sandbox-controllers": api::sandbox::controller_server::ControllerServer<Services>;
+            "snapshots": api::snapshots::snapshots_server::SnapshotsServer<Services>;
+            "streaming": api::streaming::streaming_server::StreamingServer<Services>;
+            "tasks": api::tasks::tasks_server::TasksServer<Services>;
+            "transfer": api::transfer::transfer_server::TransferServer<Services>;
         );
     }
-    tonic::transport::Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS)
-        .layer(watch.clone())
-        .layer(Named(names.into()))
-        .add_routes(routes)
+    (routes, names)
 }
 
 /// The status of an error; the one place where they meet.
@@ -213,6 +220,11 @@ fn paths(mask: Option<prost_types::FieldMask>) -> Vec<String> {
 
 fn timestamp(time: std::time::SystemTime) -> Option<prost_types::Timestamp> {
     Some(corten_types::timestamp::from_system(time))
+}
+
+/// Does what may take long where there is much: others are served meanwhile.
+fn at_length<T>(work: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(work)
 }
 
 /// A stream of answers that are known already.

@@ -79,6 +79,18 @@ impl Transfer {
     }
 }
 
+/// Reads a request as far as nothing is done.
+#[cfg(fuzzing)]
+pub fn read_only(request: &[u8]) {
+    let Ok(request) = <TransferRequest as prost::Message>::decode(request) else { return };
+    let (Some(source), Some(to)) = (request.source, request.destination) else { return };
+    match Transfer::read(&source, &to) {
+        Ok(Transfer::Pull(_, to) | Transfer::Import(_, to)) => drop(destination(to)),
+        Ok(Transfer::Export(_, to)) => drop(chosen(to.platforms)),
+        _ => {}
+    }
+}
+
 #[tonic::async_trait]
 impl transfer_server::Transfer for Services {
     async fn transfer(&self, request: Request<TransferRequest>) -> Result<Response<()>, Status> {
