@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use bytes::Bytes;
+use corten_api::services as api;
 use corten_tests::dynamic::{Answer, With, methods, path, pool};
 use corten_tests::{Call, Caller, Node, eventually};
 use prost_reflect::prost::Message;
@@ -273,7 +274,7 @@ fn lets_go(node: &Node, before: usize) {
 }
 
 fn write(reference: &str, data: &[u8]) -> Bytes {
-    let request = corten_api::services::content::WriteContentRequest {
+    let request = api::content::WriteContentRequest {
         action: 1,
         r#ref: reference.into(),
         data: Bytes::copy_from_slice(data),
@@ -353,6 +354,73 @@ fn thousands_of_open_streams_of_one_client_hold_up_nobody() {
         }
     });
     lets_go(&node, before);
+    well(node);
+}
+
+/// Memory of the daemon that no file stands behind, in KiB.
+fn anonymous(node: &Node) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid().unwrap())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim_end_matches("kB").trim().parse().unwrap()
+}
+
+/// Sends hundreds of requests that are refused, each with 16 KiB of garbage, and leaves as many streams.
+async fn badger(node: &Node) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for client in 0..4 {
+        let caller = Caller::new(&node.address());
+        tasks.spawn(async move {
+            let garbage = Bytes::from(vec![b'x'; 16 << 10]);
+            for number in 0..100 {
+                for path in [
+                    // Not a message at all.
+                    "/containerd.services.images.v1.Images/Create",
+                    // A message with a long text where an identifier belongs.
+                    "/containerd.services.containers.v1.Containers/Get",
+                ] {
+                    let request = match path.ends_with("Get") {
+                        true => api::containers::GetContainerRequest { id: "x".repeat(16 << 10) }
+                            .encode_to_vec()
+                            .into(),
+                        false => garbage.clone(),
+                    };
+                    let (_, status) = caller.once(path, WITH, request).await;
+                    assert_ne!(status.code(), tonic::Code::Ok);
+                }
+                let dropped = [
+                    caller.call(WRITE, WITH),
+                    caller.call("/containerd.services.events.v1.Events/Subscribe", WITH),
+                    caller.call("/containerd.services.streaming.v1.Streaming/Stream", WITH),
+                ];
+                dropped[0].send(write(&format!("m{client}"), &garbage));
+                dropped[1].send(Bytes::new());
+                dropped[2].send(garbage.clone());
+                if number % 3 == 0 {
+                    // Some have begun, others have not.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
+}
+
+#[test]
+fn thousands_of_bad_requests_and_dropped_streams_leave_no_memory_behind() {
+    let node = Node::start();
+    let files = open_files(&node);
+    // What is made once and kept is there after the first time.
+    block_on(badger(&node));
+    lets_go(&node, files);
+    let before = anonymous(&node);
+    for _ in 0..3 {
+        block_on(badger(&node));
+    }
+    lets_go(&node, files);
+    // The garbage of these six thousand calls alone is 96 MiB.
+    eventually("memory is given back", Duration::from_secs(60), || {
+        (anonymous(&node) < before + (16 << 10)).then_some(())
+    });
     well(node);
 }
 

@@ -41,3 +41,12 @@ pub use push::PushRequest;
 pub use select::Selected;
 pub use service::{ImageService, Options, UnpackRule};
 pub use verify::VerifierDir;
+
+/// What only the fuzz targets reach.
+#[cfg(fuzzing)]
+pub mod fuzz {
+    /// Reads an archive of images, compressed or not; its files go nowhere. Whether it is one.
+    pub fn archive(input: &[u8]) -> bool {
+        crate::import::read_for_nothing(input).is_ok()
+    }
+}

@@ -31,3 +31,12 @@ pub use url::{Scheme, Url};
 
 /// The largest manifest or index that is read, in bytes (spec 03 §6).
 pub const MAX_MANIFEST_SIZE: i64 = 4 * 1048 * 1048;
+
+/// What only the fuzz targets reach.
+#[cfg(fuzzing)]
+pub mod fuzz {
+    /// Reads `WWW-Authenticate` lines; how many demands are in them.
+    pub fn challenges(lines: &[String]) -> usize {
+        crate::auth::challenges(lines)
+    }
+}

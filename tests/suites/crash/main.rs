@@ -19,11 +19,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use corten_api::services::content;
+use corten_tests::snapshotter::SnapshotterProcess;
 use corten_tests::{Client, Digest, Node};
 
 use crate::history::{History, Kind};
 use crate::random::Random;
-use crate::records::Worker;
+use crate::records::{SNAPSHOTTER, Worker};
 
 const WORKERS: usize = 4;
 
@@ -37,6 +38,7 @@ fn live(
     node: &mut Node,
     random: &mut Random,
     history: &History,
+    snapshotter: &str,
     end: impl FnOnce(&mut Node, &AtomicBool),
 ) -> History {
     let stop = AtomicBool::new(false);
@@ -47,7 +49,8 @@ fn live(
             .map(|n| {
                 let name = format!("w{n}");
                 let own = history.of(&format!("{name}-"));
-                let mut worker = Worker::new(&address, &namespace, &name, random.fork(), own);
+                let client = Client::new(&address, Some(&namespace));
+                let mut worker = Worker::new(client, &name, snapshotter, random.fork(), own);
                 let stop = &stop;
                 scope.spawn(move || {
                     worker.work(|| stop.load(Ordering::SeqCst));
@@ -62,17 +65,11 @@ fn live(
     })
 }
 
-/// The disk holds what the database knows, whole, and nothing else.
-fn check_disk(node: &Node, namespace: &str) {
-    let client = Client::new(&node.address(), Some(namespace));
-    records::collect(&client);
+/// The disk holds, of blobs, what the database knows, whole, and nothing else.
+fn check_blobs(node: &Node, client: &Client) {
     let root = node.root();
-    let names = |folder: &Path| -> BTreeSet<String> {
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-    };
     let folder = root.join("io.containerd.content.v1.content/blobs/sha256");
-    let known: BTreeSet<String> = records::blobs(&client)
+    let known: BTreeSet<String> = records::blobs(client)
         .iter()
         .map(|info| info.digest.trim_start_matches("sha256:").to_owned())
         .collect();
@@ -90,23 +87,38 @@ fn check_disk(node: &Node, namespace: &str) {
     let mut ingests = names(&folder);
     ingests.retain(|name| folder.join(name).join("data").exists());
     assert_eq!(ingests.len(), statuses.len(), "ingests: {ingests:?} and {statuses:?}");
-    let folders = names(&root.join("io.containerd.snapshotter.v1.overlayfs/snapshots"));
-    assert_eq!(folders.len(), records::snapshots(&client).len(), "folders of snapshots: {folders:?}");
 }
 
-#[test]
-fn acknowledged_changes_survive_kills_at_random_moments() {
+fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The disk holds what the database knows, whole, and nothing else.
+fn check_disk(node: &Node, namespace: &str) {
+    let client = Client::new(&node.address(), Some(namespace));
+    records::collect(&client);
+    check_blobs(node, &client);
+    let folders = names(&node.root().join("io.containerd.snapshotter.v1.overlayfs/snapshots"));
+    assert_eq!(
+        folders.len(),
+        records::snapshots(&client, SNAPSHOTTER).len(),
+        "folders of snapshots: {folders:?}"
+    );
+}
+
+/// Kills a daemon at random moments of a history, and compares with what it acknowledged. Answers what is there in
+/// the end.
+fn kill_often(node: &mut Node, kills: usize, snapshotter: &str, check: impl Fn(&Node)) -> History {
     let mut random = Random::seeded();
-    let mut node = Node::start();
     let mut history = History::default();
     let mut acknowledged = 0;
-    let kills = times(200);
     for kill in 0..kills {
         // Where little is done in that time, there is more of it.
         let most = if acknowledged < kill { 600_000 } else { 60_000 };
         let pause = Duration::from_micros(random.below(most));
         let mut lost = Instant::now();
-        let done = live(&mut node, &mut random, &history, |node, stop| {
+        let done = live(node, &mut random, &history, snapshotter, |node, stop| {
             std::thread::sleep(pause);
             // Calls that are under way stay so.
             stop.store(true, Ordering::SeqCst);
@@ -115,17 +127,38 @@ fn acknowledged_changes_survive_kills_at_random_moments() {
         });
         acknowledged += done.acknowledged();
         node.start_daemon();
-        let seen = records::view(&node.address(), node.namespace());
+        let seen = records::view(&node.address(), node.namespace(), snapshotter);
         let wrong = done.compare(&seen, lost, Instant::now());
         assert!(wrong.is_empty(), "after kill {kill}:\n{}", wrong.join("\n"));
         if kill % 8 == 7 {
-            check_disk(&node, node.namespace());
+            check(node);
         }
         history = History::after(seen);
     }
     println!("{acknowledged} acknowledged changes");
     assert!(acknowledged > kills / 2, "the daemon was killed before it could do anything: {acknowledged}");
-    check_disk(&node, node.namespace());
+    check(node);
+    history
+}
+
+#[test]
+fn acknowledged_changes_survive_kills_at_random_moments() {
+    let mut node = Node::start();
+    let history = kill_often(&mut node, times(200), SNAPSHOTTER, |node| check_disk(node, node.namespace()));
     assert!(history.kinds().contains(&Kind::Blob));
+    node.finish();
+}
+
+#[test]
+fn what_another_process_keeps_is_what_was_acknowledged_after_kills() {
+    let far = SnapshotterProcess::start();
+    let mut node = Node::builder().config(&format!("version = 2\n{}", far.config("far"))).start();
+    kill_often(&mut node, times(200) / 20, "far", |node| {
+        let client = Client::new(&node.address(), Some(node.namespace()));
+        records::collect(&client);
+        check_blobs(node, &client);
+        let (known, there) = (records::snapshots(&client, "far"), far.snapshots());
+        assert_eq!(known.len(), there.len(), "{known:?} and {there:?}");
+    });
     node.finish();
 }

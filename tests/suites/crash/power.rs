@@ -10,6 +10,7 @@ use crate::disk::{BTRFS, Disk, EXT4, Kind, XFS};
 use crate::history::History;
 use crate::pulls::{self, Sample};
 use crate::random::Random;
+use crate::records::SNAPSHOTTER;
 use crate::{check_disk, live, records, times};
 
 /// A moment at which the power failed: on which copy, and between which instants.
@@ -31,7 +32,7 @@ fn cut_and_compare(kind: Kind, cuts: usize) {
     let (pulls, pulled) = (AtomicUsize::new(0), Mutex::new(History::default()));
     let mut moments = Vec::new();
     let pauses: Vec<u64> = (0..cuts).map(|_| random.below(700)).collect();
-    let mut done = live(&mut node, &mut random, &History::default(), |node, stop| {
+    let mut done = live(&mut node, &mut random, &History::default(), SNAPSHOTTER, |node, stop| {
         let (node, stopped) = (&*node, || stop.load(Ordering::SeqCst));
         std::thread::scope(|scope| {
             for sample in &samples {
@@ -65,7 +66,7 @@ fn cut_and_compare(kind: Kind, cuts: usize) {
         println!("copy {}", cut.copy);
         disk.mount_copy(cut.copy);
         let node = Node::builder().root(&disk.folder()).start();
-        let mut seen = records::view(&node.address(), &namespace);
+        let mut seen = records::view(&node.address(), &namespace, SNAPSHOTTER);
         seen.extend(pulls::view(&node.address(), &namespace, &samples));
         let wrong = done.compare(&seen, cut.from, cut.to);
         assert!(wrong.is_empty(), "{kind:?}, copy {}:\n{}", cut.copy, wrong.join("\n"));

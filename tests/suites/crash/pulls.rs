@@ -101,7 +101,8 @@ pub fn view(address: &Path, namespace: &str, samples: &[Sample]) -> BTreeMap<Key
     let client = Client::new(address, Some(namespace));
     let listed = client.wait(client.images().list(images::ListImagesRequest::default())).unwrap();
     let blobs: Vec<String> = records::blobs(&client).into_iter().map(|blob| blob.digest).collect();
-    let unpacked: Vec<String> = records::snapshots(&client).into_iter().map(|info| info.name).collect();
+    let unpacked: Vec<String> =
+        records::snapshots(&client, SNAPSHOTTER).into_iter().map(|info| info.name).collect();
     let mut seen = BTreeMap::new();
     for sample in samples {
         for (depth, name) in

@@ -21,14 +21,16 @@ pub const SNAPSHOTTER: &str = "overlayfs";
 pub struct Worker {
     client: Client,
     name: String,
+    /// The snapshotter of its snapshots.
+    snapshotter: String,
     random: Random,
     pub history: History,
 }
 
 impl Worker {
     /// A worker that goes on from `history`.
-    pub fn new(address: &Path, namespace: &str, name: &str, random: Random, history: History) -> Self {
-        Self { client: Client::new(address, Some(namespace)), name: name.into(), random, history }
+    pub fn new(client: Client, name: &str, snapshotter: &str, random: Random, history: History) -> Self {
+        Self { client, name: name.into(), snapshotter: snapshotter.into(), random, history }
     }
 
     /// Works until `stop` says so; from then on the daemon may be lost.
@@ -67,7 +69,7 @@ impl Worker {
             Kind::Container => container(client, &key.1, &state, &next),
             Kind::Lease => lease(client, &key.1, &next),
             Kind::Blob => blob(client, &key.1, &state, &next),
-            Kind::Snapshot => snapshot(client, &key.1, &next),
+            Kind::Snapshot => snapshot(client, &self.snapshotter, &key.1, &next),
             Kind::Pull => unreachable!("workers of their own do that"),
         };
         done.inspect(|()| self.history.acknowledge(key))
@@ -190,9 +192,9 @@ fn blob(client: &Client, name: &str, state: &State, next: &State) -> Result<(), 
     })
 }
 
-fn snapshot(client: &Client, name: &str, next: &State) -> Result<(), Status> {
+fn snapshot(client: &Client, snapshotter: &str, name: &str, next: &State) -> Result<(), Status> {
     let mut service = client.snapshots();
-    let (snapshotter, labels) = (SNAPSHOTTER.to_owned(), labels("1"));
+    let (snapshotter, labels) = (snapshotter.to_owned(), labels("1"));
     let key = format!("{name}-active");
     match next.as_deref() {
         Some("active") => {
@@ -217,7 +219,7 @@ fn snapshot(client: &Client, name: &str, next: &State) -> Result<(), Status> {
 ///
 /// # Panics
 /// When it does not answer.
-pub fn view(address: &Path, namespace: &str) -> BTreeMap<Key, String> {
+pub fn view(address: &Path, namespace: &str, snapshotter: &str) -> BTreeMap<Key, String> {
     let client = Client::new(address, Some(namespace));
     let mut seen = BTreeMap::new();
     let version = |labels: &BTreeMap<String, String>| labels.get(VERSION).cloned().unwrap_or_default();
@@ -244,7 +246,7 @@ pub fn view(address: &Path, namespace: &str) -> BTreeMap<Key, String> {
             seen.insert((Kind::Blob, name.clone()), version(&info.labels));
         }
     }
-    for info in snapshots(&client).iter().filter(|info| info.labels.contains_key(VERSION)) {
+    for info in snapshots(&client, snapshotter).iter().filter(|info| info.labels.contains_key(VERSION)) {
         let (name, state) = match info.name.strip_suffix("-active") {
             Some(name) => (name, "active"),
             None => (info.name.as_str(), "committed"),
@@ -268,9 +270,9 @@ pub fn blobs(client: &Client) -> Vec<content::Info> {
     })
 }
 
-/// Every snapshot.
-pub fn snapshots(client: &Client) -> Vec<snapshots::Info> {
-    let request = snapshots::ListSnapshotsRequest { snapshotter: SNAPSHOTTER.into(), ..Default::default() };
+/// Every snapshot of a snapshotter.
+pub fn snapshots(client: &Client, snapshotter: &str) -> Vec<snapshots::Info> {
+    let request = snapshots::ListSnapshotsRequest { snapshotter: snapshotter.into(), ..Default::default() };
     client.block_on(async {
         let mut all = Vec::new();
         let mut answers = client.snapshots().list(request).await.unwrap().into_inner();

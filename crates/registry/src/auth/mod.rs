@@ -10,6 +10,12 @@ pub(crate) use authorizer::{Authorizer, Challenged};
 pub use credentials::{Credential, CredentialRequest, Credentials};
 pub use docker_config::DockerConfig;
 
+/// How many demands are in `WWW-Authenticate` lines.
+#[cfg(fuzzing)]
+pub(crate) fn challenges(lines: &[String]) -> usize {
+    challenge::parse(lines).len()
+}
+
 /// The scope for reading a repository.
 pub(crate) fn pull_scope(repository: &str) -> String {
     format!("repository:{repository}:pull")
