@@ -263,6 +263,11 @@ fn same(script: &str, nodes: [Node; 2]) {
         };
         count += 1;
         let (mine, other) = (left.run(line), right.run(line));
+        // What comes behind would hang too, until nobody can tell any more where it began.
+        let hung = [&mine, &other].into_iter().find(|finished| finished.code.is_none());
+        if let Some(hung) = hung {
+            panic!("{} does not end: {}{}\n{differences}", hung.line, hung.stdout, hung.stderr);
+        }
         if let Some(difference) = compare(remark, line, &mine, &other, [&left, &right]) {
             differences.push_str(&difference);
         }
