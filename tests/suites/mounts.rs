@@ -275,7 +275,7 @@ fn activations_outlive_the_daemon_and_agree_with_what_is_mounted() {
     node.start_daemon();
 
     let client = client(&node).leased("keeps");
-    assert_eq!(list(&client), [kept.clone()]);
+    assert_eq!(list(&client), std::slice::from_ref(&kept));
     eventually("what nobody knows goes", PATIENCE, || {
         (mounted(&node).len() == 2 && !folder(&node).join("77").exists()).then_some(())
     });
