@@ -4,7 +4,7 @@ mod samples;
 mod stages;
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use corten_tests::{Node, Registry};
 
@@ -18,16 +18,19 @@ pub const BEST: &str = "version = 3\ndisabled_plugins = [\"io.containerd.grpc.v1
                         [plugins.'io.containerd.transfer.v1.local']\nmax_concurrent_downloads = 10\n\
                         concurrent_layer_fetch_buffer = 8388608\nmax_concurrent_uploaded_layers = 10\n";
 pub const MEGABYTE: f64 = 1e6;
+/// The longest that one command may take.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Everything of the three images. `cache` keeps what is slow to make; plots go to the folder named.
 pub fn measure(sides: &Sides, rounds: usize, cache: &Path, plots: Option<&Path>) {
-    let registry = Registry::start();
+    // Pushes go to another one: the first would only have to be told that it has everything.
+    let (registry, other) = (Registry::start(), Registry::start());
     let makers: [fn(&Path) -> Sample; 3] = [samples::debian, samples::huge, samples::small];
     for make in makers {
         let sample = make(cache);
         let reference = registry.push(&sample.image, &format!("bench/{}:1", sample.slug()));
         println!("\n{}: {}", sample.name, sample.describe());
-        one(sides, &registry, &sample, &reference, rounds, plots);
+        one(sides, &other, &sample, &reference, rounds, plots);
     }
 }
 
@@ -44,7 +47,7 @@ struct Figures {
 
 fn one(
     sides: &Sides,
-    registry: &Registry,
+    other: &Registry,
     sample: &Sample,
     reference: &str,
     rounds: usize,
@@ -53,7 +56,7 @@ fn one(
     let (mut ours, mut theirs) = (Figures::default(), Figures::default());
     for round in 0..rounds {
         for (node, figures) in [(&sides.ours, &mut ours), (&sides.theirs, &mut theirs)] {
-            round_of(node, registry, reference, figures, round);
+            round_of(node, other, reference, figures, round);
         }
     }
     let stages = stages::measure(sample);
@@ -87,18 +90,18 @@ fn one(
 }
 
 /// In, in again, out to a file and to a registry, away, in from the file, and away.
-fn round_of(node: &Node, registry: &Registry, reference: &str, figures: &mut Figures, round: usize) {
+fn round_of(node: &Node, other: &Registry, reference: &str, figures: &mut Figures, round: usize) {
     let pid = node.pid().unwrap();
     // The most memory counts from here.
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
     let archive = node.join("bench.tar");
     let archive = archive.to_str().unwrap();
-    let there = format!("{}/bench/pushed-{pid}-{round}:1", registry.host());
+    let there = format!("{}/bench/pushed-{pid}-{round}:1", other.host());
     let ctr = |args: &[&str]| {
         // What one side still has to write to disk is not waited for by the other.
         rustix::fs::sync();
         let begun = Instant::now();
-        node.ctr(args.iter().copied()).ok();
+        node.ctr_running(args.iter().copied()).finish_within(PATIENCE).ok();
         begun.elapsed().as_secs_f64()
     };
     let pull = ["images", "pull", "--plain-http", reference];
