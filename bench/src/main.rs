@@ -103,7 +103,7 @@ fn main() {
         run_again_with(&environment);
     }
     let mut sides = Sides {
-        ours: Node::start(),
+        ours: Node::builder().config(images::OURS).start(),
         theirs: Node::peer(&Peers::find().containerd_2_1()).config(images::BEST).start(),
     };
     println!("{:44} {:>12} {:>12} {:>8} {:>8}", "", "corten", "Debian 2.1", "ratio", "budget");

@@ -17,6 +17,9 @@ use samples::Sample;
 pub const BEST: &str = "version = 3\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
                         [plugins.'io.containerd.transfer.v1.local']\nmax_concurrent_downloads = 10\n\
                         concurrent_layer_fetch_buffer = 8388608\nmax_concurrent_uploaded_layers = 10\n";
+/// As many uploads at once for ours; the rest is as it comes.
+pub const OURS: &str =
+    "version = 3\n[plugins.'io.containerd.transfer.v1.local']\nmax_concurrent_uploaded_layers = 10\n";
 pub const MEGABYTE: f64 = 1e6;
 /// The longest that one command may take.
 const PATIENCE: Duration = Duration::from_secs(600);
