@@ -200,15 +200,20 @@ impl Job {
         let results = tasks.into_iter().map(|task| async { task.await.map_err(panicked)? });
         let extracted: Vec<Extracted> = try_join_all(results).await?;
         sync(extracted.iter().flatten().find_map(|filled| filled.folder.clone())).await?;
-        let mut index = first;
+        let (mut index, mut applied) = (first, Vec::new());
         for (filled, turn) in extracted.into_iter().zip(turns) {
             if let Some(filled) = filled {
-                self.settle(index, &filled).await?;
-                self.commit(index, filled, true).await?;
+                let is_synced = filled.folder.is_some() && !self.settle(index, &filled).await?;
+                self.commit(index, &filled, true, is_synced).await?;
+                if filled.applied {
+                    applied.push(index);
+                }
             }
             drop(turn);
             index += 1;
         }
+        // At once: they share one change of the database.
+        try_join_all(applied.into_iter().map(|index| self.note_content(index))).await?;
         Ok(index)
     }
 
@@ -231,7 +236,8 @@ impl Job {
         let Some(filled) = Arc::clone(self).extract(index, parent, feeds).await? else {
             return Ok(());
         };
-        self.commit(index, filled, false).await
+        self.commit(index, &filled, false, false).await?;
+        if filled.applied { self.note_content(index).await } else { Ok(()) }
     }
 
     // === one layer ===
@@ -434,12 +440,12 @@ impl Job {
     }
 
     /// Folders that a layer has entries in without listing them are like those of the layers below, which
-    /// are there by now.
-    async fn settle(&self, index: usize, filled: &Filled) -> Result<()> {
+    /// are there by now. Answers whether anything changed.
+    async fn settle(&self, index: usize, filled: &Filled) -> Result<bool> {
         let layer = &self.layers[index];
-        let (Some(parent), Some(folder)) = (&layer.parent, &filled.folder) else { return Ok(()) };
+        let (Some(parent), Some(folder)) = (&layer.parent, &filled.folder) else { return Ok(false) };
         if filled.implied.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let key = format!("extract-{} {}", unique(), layer.chain_id);
         self.keys().insert(key.clone());
@@ -449,26 +455,35 @@ impl Job {
         let (folder, implied) = (folder.display().to_string(), filled.implied.clone());
         let settled = tokio::task::spawn_blocking(move || inherit(&folder, &below, &implied)).await;
         self.remove(&key).await;
-        settled.map_err(panicked)?.context("failed to settle the folders of a layer")
+        settled.map_err(panicked)?.context("failed to settle the folders of a layer")?;
+        Ok(true)
     }
 
-    async fn commit(&self, index: usize, filled: Filled, rebase: bool) -> Result<()> {
+    async fn commit(&self, index: usize, filled: &Filled, rebase: bool, is_synced: bool) -> Result<()> {
         let layer = &self.layers[index];
         let parent = layer.parent.as_ref().filter(|_| rebase).map_or("", Digest::as_str);
         let (chain_id, labels) = (layer.chain_id.as_str(), layer.labels.clone());
         let snapshots = &self.service.shared.snapshots;
-        match snapshots.commit(&self.ctx, &self.snapshotter, chain_id, &filled.key, labels, parent).await {
+        let (ctx, name, key) = (&self.ctx, &self.snapshotter, &filled.key);
+        let committed = match is_synced {
+            true => snapshots.commit_synced(ctx, name, chain_id, key, labels, parent).await,
+            false => snapshots.commit(ctx, name, chain_id, key, labels, parent).await,
+        };
+        match committed {
             Ok(()) => {
-                self.keys().remove(&filled.key);
+                self.keys().remove(key);
+                Ok(())
             }
-            Err(error) if error.is_already_exists() => {}
-            Err(error) => return Err(error.context(format!("failed to commit snapshot {:?}", filled.key))),
+            Err(error) if error.is_already_exists() => Ok(()),
+            Err(error) => Err(error.context(format!("failed to commit snapshot {key:?}"))),
         }
-        if filled.applied {
-            let label = (labels::UNCOMPRESSED.to_owned(), layer.diff_id.to_string());
-            self.service.set_labels(&self.ctx, &layer.descriptor.digest, Labels::from([label])).await?;
-        }
-        Ok(())
+    }
+
+    /// Notes on the blob of a layer what it is extracted to.
+    async fn note_content(&self, index: usize) -> Result<()> {
+        let layer = &self.layers[index];
+        let label = (labels::UNCOMPRESSED.to_owned(), layer.diff_id.to_string());
+        self.service.set_labels(&self.ctx, &layer.descriptor.digest, Labels::from([label])).await
     }
 
     // === the end ===

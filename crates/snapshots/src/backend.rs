@@ -7,6 +7,7 @@ use corten_metadata::Kind;
 use corten_types::{Labels, Mount, Result, ResultExt};
 
 use crate::du;
+use crate::service::seen;
 
 /// Disk usage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,9 +29,15 @@ pub struct Snapshot {
     pub kind: Kind,
     /// Those of its labels that backends may see: `containerd.io/snapshot/…` and `containerd.io/snapshot.ref`.
     pub labels: Labels,
+    /// Whether its data is known to be on the disk already.
+    pub is_synced: bool,
 }
 
 impl Snapshot {
+    pub(crate) fn new(id: u64, parents: Vec<u64>, kind: Kind, labels: &Labels) -> Self {
+        Self { id, parents, kind, labels: seen(labels), is_synced: false }
+    }
+
     /// Whether somebody writes to it.
     #[must_use]
     pub fn is_active(&self) -> bool {
@@ -109,9 +116,12 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn clean(&self) -> Result<()>;
 }
 
-/// Brings what lies in a folder to the disk, and measures it.
-pub(crate) fn settle(folder: &Path) -> Result<Usage> {
-    corten_durable::sync_file_system(folder).context("failed to sync the snapshot")?;
+/// Brings what lies in the folder of a snapshot to the disk, and measures it.
+pub(crate) fn settle(snapshot: &Snapshot, folder: &Path) -> Result<Usage> {
+    // This waits for everything that anybody has written to the file system.
+    if !snapshot.is_synced {
+        corten_durable::sync_file_system(folder).context("failed to sync the snapshot")?;
+    }
     du::usage(folder)
 }
 

@@ -9,7 +9,7 @@ use corten_types::{Context, Error, Mount, Result};
 
 use crate::backend::{Backend, Snapshot, Usage};
 use crate::mend::mend;
-use crate::service::{Commit, seen};
+use crate::service::Commit;
 
 /// Records and a backend.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Local {
     /// A record as the backend sees it.
     fn snapshot(&self, ctx: &Context, record: &SnapshotRecord) -> Result<Snapshot> {
         let parents = self.records.chain(ctx, &record.snapshotter, &record.parent)?;
-        Ok(Snapshot { id: record.id, parents, kind: record.kind, labels: seen(&record.labels) })
+        Ok(Snapshot::new(record.id, parents, record.kind, &record.labels))
     }
 
     /// A record with the labels that the backend adds; its own come first.
@@ -74,7 +74,7 @@ impl Local {
         let parents = self.records.chain(ctx, &new.snapshotter, &new.parent)?;
         let pending = self.reserve();
         let id = pending.id;
-        let snapshot = Snapshot { id, parents, kind: new.kind, labels: seen(&new.labels) };
+        let snapshot = Snapshot::new(id, parents, new.kind, &new.labels);
         let backend = Arc::clone(&self.backend);
         let mounts = blocking(move || {
             backend.create(&snapshot)?;
@@ -97,12 +97,12 @@ impl Local {
     }
 
     pub(crate) async fn commit(&self, ctx: &Context, commit: Commit<'_>) -> Result<()> {
-        let Commit { snapshotter, name, key, parent, labels } = commit;
+        let Commit { snapshotter, name, key, parent, labels, is_synced } = commit;
         let mut record = self.records.committable(ctx, snapshotter, name, key, parent)?;
         if !parent.is_empty() {
             parent.clone_into(&mut record.parent);
         }
-        let snapshot = self.snapshot(ctx, &record)?;
+        let snapshot = Snapshot { is_synced, ..self.snapshot(ctx, &record)? };
         let backend = Arc::clone(&self.backend);
         let usage = blocking(move || backend.commit(&snapshot)).await;
         let usage = usage.map_err(|error| self.explain(ctx, &record, "commit", error))?;

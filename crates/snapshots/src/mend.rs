@@ -8,7 +8,6 @@ use corten_metadata::{Kind, SnapshotRecords};
 use corten_types::{Context, Result};
 
 use crate::backend::{Backend, Snapshot};
-use crate::service::seen;
 
 /// Makes the directories of active snapshots and views that have none. One that cannot be made is named, and
 /// stops nothing.
@@ -26,7 +25,7 @@ pub(crate) fn mend(records: &SnapshotRecords, backend: &dyn Backend) -> Result<(
         } else if !backend.holds(id) {
             let made = records
                 .chain(&Context::new(namespace.clone()), backend.name(), &record.parent)
-                .map(|parents| Snapshot { id, parents, kind: record.kind, labels: seen(&record.labels) })
+                .map(|parents| Snapshot::new(id, parents, record.kind, &record.labels))
                 .and_then(|snapshot| backend.create(&snapshot));
             match made {
                 Ok(()) => {

@@ -79,7 +79,7 @@ impl Backend for Native {
     }
 
     fn commit(&self, snapshot: &Snapshot) -> Result<Usage> {
-        backend::settle(&self.path(snapshot.id))
+        backend::settle(snapshot, &self.path(snapshot.id))
     }
 
     fn usage(&self, snapshot: &Snapshot) -> Result<Usage> {

@@ -178,7 +178,7 @@ impl Backend for Overlay {
     }
 
     fn commit(&self, snapshot: &Snapshot) -> Result<Usage> {
-        backend::settle(self.fs(snapshot.id).as_ref())
+        backend::settle(snapshot, self.fs(snapshot.id).as_ref())
     }
 
     fn usage(&self, snapshot: &Snapshot) -> Result<Usage> {

@@ -118,7 +118,7 @@ impl Proxied {
     }
 
     pub(crate) async fn commit(&self, ctx: &Context, commit: Commit<'_>) -> Result<()> {
-        let Commit { snapshotter, name, key, parent, labels } = commit;
+        let Commit { snapshotter, name, key, parent, labels, is_synced: _ } = commit;
         let record = self.records.committable(ctx, snapshotter, name, key, parent)?;
         if !self.was_committed(ctx, &record).await? {
             let below = self.parent(ctx, parent)?;

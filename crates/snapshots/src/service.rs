@@ -45,6 +45,7 @@ pub(crate) struct Commit<'a> {
     pub key: &'a str,
     pub parent: &'a str,
     pub labels: Labels,
+    pub is_synced: bool,
 }
 
 pub(crate) fn is_seen(label: &str) -> bool {
@@ -191,7 +192,27 @@ impl Snapshots {
         labels: Labels,
         parent: &str,
     ) -> Result<()> {
-        let commit = Commit { snapshotter, name, key, parent, labels };
+        self.settle(ctx, Commit { snapshotter, name, key, parent, labels, is_synced: false }).await
+    }
+
+    /// As [`Self::commit`], of a snapshot whose data the caller has brought to the disk.
+    ///
+    /// # Errors
+    /// Those of [`Self::commit`].
+    pub async fn commit_synced(
+        &self,
+        ctx: &Context,
+        snapshotter: &str,
+        name: &str,
+        key: &str,
+        labels: Labels,
+        parent: &str,
+    ) -> Result<()> {
+        self.settle(ctx, Commit { snapshotter, name, key, parent, labels, is_synced: true }).await
+    }
+
+    async fn settle(&self, ctx: &Context, commit: Commit<'_>) -> Result<()> {
+        let snapshotter = commit.snapshotter;
         match self.target(snapshotter)? {
             Target::Local(local) => local.commit(ctx, commit).await,
             Target::Proxied(proxied) => proxied.commit(ctx, commit).await,
