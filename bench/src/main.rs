@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot be set up stops")]
 
+mod crun;
 mod docker;
 mod idle;
 mod images;
@@ -159,9 +160,14 @@ fn import(sides: &Sides) {
 /// Figures that need containers of an image.
 fn containers(sides: &Sides, args: &Args, start: bool, memory: bool) {
     if start {
-        start::sequential(sides, args.runs);
-        start::exec(sides, args.runs);
-        start::at_once(sides, args.containers);
+        let crun = crun::start(sides.ours.path());
+        let program = crun::program();
+        let flags = ["--runc-binary", program.to_str().unwrap()];
+        let starts = start::Starts::new(sides, &crun, &flags);
+        starts.sequential(args.runs);
+        starts.exec(args.runs);
+        starts.at_once(args.containers);
+        crun.finish();
     }
     if memory {
         memory::measure(sides, args.containers);
