@@ -1,5 +1,6 @@
 //! The real programs that ours are held against, unpacked from Debian's packages by `make peers`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The folder with Debian's containerd 1.6 and 2.1, runc, crun, busybox and a registry.
@@ -17,6 +18,11 @@ impl Peers {
         let root = std::env::var_os("PEERS").map_or_else(|| workspace().join("target/peers"), PathBuf::from);
         assert!(root.join("containerd-2.1/usr").is_dir(), "no peers in {}: run `make peers`", root.display());
         Self { root }
+    }
+
+    /// The folder that holds them all.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The folder of a group of packages: `docker-26.1`, as scripts/peers names them.
@@ -42,6 +48,24 @@ impl Peers {
     /// The folder that holds runc.
     pub fn runc(&self) -> PathBuf {
         self.root.join("oci/usr/sbin")
+    }
+
+    /// Debian's crun; see [`Peers::beside_crun`].
+    pub fn crun(&self) -> PathBuf {
+        self.folder("crun").join("usr/bin/crun")
+    }
+
+    /// Writes a script that runs a program, crun itself or one that starts it, as this crun needs it: with a library of
+    /// its own, and where both versions of cgroups are mounted with those of v1 alone.
+    pub fn beside_crun(&self, program: &Path, script: &Path) {
+        let text = format!(
+            "#!/bin/sh\nexport LD_LIBRARY_PATH={}/usr/lib/x86_64-linux-gnu\nexec unshare --mount sh -c \
+             'umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$0\" \"$@\"' {} \"$@\"\n",
+            self.folder("crun").display(),
+            program.display()
+        );
+        std::fs::write(script, text).unwrap();
+        std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// The folder of Debian's plugins of CNI.

@@ -28,7 +28,7 @@ pub(super) struct Bus {
 }
 
 /// A value of a unit's property.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Text(String),
     Switch(bool),
@@ -36,6 +36,30 @@ pub(super) enum Value {
     Pids(Vec<u32>),
     Bytes(Vec<u8>),
     Pairs(Vec<(String, String)>),
+    /// Of another size than [`Value::Number`], by D-Bus' letter for it.
+    Integer(char, i64),
+    Real(f64),
+    /// Of values that all have this signature.
+    List(String, Vec<Value>),
+    Tuple(Vec<Value>),
+}
+
+impl Value {
+    /// Its type, as D-Bus writes it.
+    pub(super) fn signature(&self) -> String {
+        match self {
+            Self::Text(_) => "s".to_owned(),
+            Self::Switch(_) => "b".to_owned(),
+            Self::Number(_) => "t".to_owned(),
+            Self::Real(_) => "d".to_owned(),
+            Self::Integer(kind, _) => kind.to_string(),
+            Self::Pids(_) => "au".to_owned(),
+            Self::Bytes(_) => "ay".to_owned(),
+            Self::Pairs(_) => "a(ss)".to_owned(),
+            Self::List(kind, _) => format!("a{kind}"),
+            Self::Tuple(values) => format!("({})", values.iter().map(Self::signature).collect::<String>()),
+        }
+    }
 }
 
 /// An argument of a method.
@@ -43,7 +67,7 @@ pub(super) enum Value {
 pub(super) enum Argument<'a> {
     Text(&'a str),
     Switch(bool),
-    Properties(&'a [(&'static str, Value)]),
+    Properties(&'a [(String, Value)]),
     /// Units that are made with the one that is asked for: none.
     NoUnits,
 }
@@ -183,38 +207,49 @@ impl Writer {
 
     fn value(&mut self, value: &Value) {
         match value {
-            Value::Text(text) => {
-                self.signature("s");
-                self.text(text);
+            Value::Text(text) => self.text(text),
+            Value::Switch(on) => self.u32(u32::from(*on)),
+            Value::Number(number) => self.aligned(&number.to_le_bytes()),
+            Value::Real(number) => self.aligned(&number.to_le_bytes()),
+            // The parser lets only numbers through that fit.
+            Value::Integer(kind, number) => {
+                let size = match kind {
+                    'y' => 1,
+                    'n' | 'q' => 2,
+                    'x' => 8,
+                    _ => 4,
+                };
+                self.aligned(number.to_le_bytes().get(..size).unwrap_or_default());
             }
-            Value::Switch(on) => {
-                self.signature("b");
-                self.u32(u32::from(*on));
+            Value::Pids(pids) => self.array(4, |this| pids.iter().for_each(|pid| this.u32(*pid))),
+            Value::Bytes(bytes) => self.array(1, |this| this.0.extend(bytes)),
+            Value::Pairs(pairs) => self.array(8, |this| {
+                for (one, other) in pairs {
+                    this.align(8);
+                    this.text(one);
+                    this.text(other);
+                }
+            }),
+            Value::List(kind, values) => {
+                let align = match kind.as_bytes().first() {
+                    Some(b'y') => 1,
+                    Some(b'n' | b'q') => 2,
+                    Some(b'x' | b't' | b'd' | b'(') => 8,
+                    _ => 4,
+                };
+                self.array(align, |this| values.iter().for_each(|value| this.value(value)));
             }
-            Value::Number(number) => {
-                self.signature("t");
+            Value::Tuple(values) => {
                 self.align(8);
-                self.0.extend(number.to_le_bytes());
-            }
-            Value::Pids(pids) => {
-                self.signature("au");
-                self.array(4, |this| pids.iter().for_each(|pid| this.u32(*pid)));
-            }
-            Value::Bytes(bytes) => {
-                self.signature("ay");
-                self.array(1, |this| this.0.extend(bytes));
-            }
-            Value::Pairs(pairs) => {
-                self.signature("a(ss)");
-                self.array(8, |this| {
-                    for (one, other) in pairs {
-                        this.align(8);
-                        this.text(one);
-                        this.text(other);
-                    }
-                });
+                values.iter().for_each(|value| self.value(value));
             }
         }
+    }
+
+    /// A number, which begins at a multiple of its size.
+    fn aligned(&mut self, bytes: &[u8]) {
+        self.align(bytes.len());
+        self.0.extend(bytes);
     }
 
     fn argument(&mut self, argument: &Argument<'_>) {
@@ -226,6 +261,7 @@ impl Writer {
                 for (name, value) in *properties {
                     this.align(8);
                     this.text(name);
+                    this.signature(&value.signature());
                     this.value(value);
                 }
             }),
@@ -392,7 +428,8 @@ mod tests {
     /// A message of the bus' specification, taken apart: header fields in any order, then the body.
     #[test]
     fn calls_are_written_as_the_bus_reads_them() {
-        let properties = [("PIDs", Value::Pids(vec![7, 8])), ("Delegate", Value::Switch(true))];
+        let properties =
+            [("PIDs".to_owned(), Value::Pids(vec![7, 8])), ("Delegate".to_owned(), Value::Switch(true))];
         let arguments = [Argument::Text("a.scope"), Argument::Properties(&properties), Argument::NoUnits];
         let bytes = message(MANAGER, "Call", &arguments, 9);
         let number = |at: usize| u32_of(&bytes[at..at + 4]).unwrap() as usize;
@@ -406,6 +443,24 @@ mod tests {
         let expected = b"\x04\0\0\0PIDs\0\x02au\0\0\0\0\x08\0\0\0\x07\0\0\0\x08\0\0\0\0\0\0\0\x08\0\0\0Delegate\0\x01b\0\x01\0\0\0";
         assert_eq!(&body[16..16 + array], expected);
         assert_eq!(&body[16 + array..], [0; 4], "no units");
+    }
+
+    #[test]
+    fn values_of_all_kinds_are_aligned() {
+        let written = |value: &Value| {
+            let mut writer = Writer::default();
+            writer.signature(&value.signature());
+            writer.value(value);
+            writer.0
+        };
+        let tuple = Value::Tuple(vec![Value::Integer('y', 7), Value::Integer('q', 8), Value::Real(0.0)]);
+        assert_eq!(written(&Value::Integer('n', -2)), b"\x01n\0\0\xfe\xff");
+        let list = Value::List(tuple.signature(), vec![tuple]);
+        let expected = b"\x06a(yqd)\0\x10\0\0\0\0\0\0\0\x07\0\x08\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        // The signature takes 8 bytes, then the length and 4 up to the first element.
+        assert_eq!(written(&list).get(..8), expected.get(..8));
+        assert_eq!(written(&list).get(8..), expected.get(8..));
+        assert_eq!(written(&Value::Number(1)), b"\x01t\0\0\0\0\0\0\x01\0\0\0\0\0\0\0");
     }
 
     #[test]

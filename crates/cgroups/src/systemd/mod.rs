@@ -2,7 +2,9 @@
 //! What systemd has no property for is written to its cgroup as to any other.
 
 mod bus;
+mod given;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -85,11 +87,20 @@ impl Scope {
         Ok(path)
     }
 
-    /// Makes it, with a process in it, and waits until the process is there.
+    /// Makes it, with a process in it, and waits until the process is there. Annotations of the form
+    /// `org.systemd.property.<Name>` are properties of it.
     ///
     /// # Errors
-    /// FailedPrecondition without systemd; what systemd says.
-    pub fn start(&self, pid: i32, description: &str, wanted: &Resources, unified: bool) -> Result<()> {
+    /// FailedPrecondition without systemd; InvalidArgument for such annotations that cannot be read; what systemd says.
+    pub fn start(
+        &self,
+        pid: i32,
+        description: &str,
+        wanted: &Resources,
+        annotations: &BTreeMap<String, String>,
+        unified: bool,
+    ) -> Result<()> {
+        let given = given::properties(annotations)?;
         if !is_running() {
             return Err(Error::bare(
                 ErrorClass::FailedPrecondition,
@@ -97,7 +108,9 @@ impl Scope {
             ));
         }
         let mut bus = Bus::connect()?;
-        let properties = self.properties(pid, description, wanted, unified);
+        let mut properties = self.properties(pid, description, wanted, unified);
+        // What is said last counts.
+        properties.extend(given);
         let arguments = [
             Argument::Text(&self.unit),
             Argument::Text("replace"),
@@ -137,9 +150,9 @@ impl Scope {
         description: &str,
         wanted: &Resources,
         unified: bool,
-    ) -> Vec<(&'static str, Value)> {
+    ) -> Vec<(String, Value)> {
         let io = if unified { "IOAccounting" } else { "BlockIOAccounting" };
-        let mut properties = vec![
+        let properties = [
             ("Description", Value::Text(description.to_owned())),
             ("Slice", Value::Text(self.slice.clone())),
             ("Delegate", Value::Switch(true)),
@@ -150,8 +163,11 @@ impl Scope {
             ("TasksAccounting", Value::Switch(true)),
             ("DefaultDependencies", Value::Switch(false)),
         ];
-        properties.extend(limits(wanted, unified));
         properties
+            .map(|(name, value)| (name.to_owned(), value))
+            .into_iter()
+            .chain(limits(wanted, unified))
+            .collect()
     }
 
     /// Tells systemd the limits that it knows; else it would undo them some day.
@@ -195,7 +211,12 @@ fn limit(value: i64) -> Value {
 }
 
 /// Limits as systemd has them.
-fn limits(wanted: &Resources, unified: bool) -> Vec<(&'static str, Value)> {
+fn limits(wanted: &Resources, unified: bool) -> Vec<(String, Value)> {
+    let named = |(name, value): (&str, Value)| (name.to_owned(), value);
+    known_limits(wanted, unified).into_iter().map(named).collect()
+}
+
+fn known_limits(wanted: &Resources, unified: bool) -> Vec<(&'static str, Value)> {
     let mut found = Vec::new();
     let set = |value: Option<i64>| value.filter(|value| *value != 0);
     if let Some(memory) = &wanted.memory {
@@ -335,7 +356,7 @@ mod tests {
         .unwrap();
         let number = Value::Number;
         assert_eq!(
-            limits(&wanted, true),
+            known_limits(&wanted, true),
             [
                 ("MemoryMax", number(1000)),
                 ("MemoryLow", number(500)),

@@ -139,6 +139,7 @@ impl Global {
             systemd: self.systemd,
             no_pivot: false,
             no_new_keyring: false,
+            lock: None,
         })
     }
 

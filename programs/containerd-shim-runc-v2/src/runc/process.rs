@@ -22,6 +22,7 @@ struct Wanted {
     console: Option<PathBuf>,
     pid_file: Option<PathBuf>,
     terminal: bool,
+    inherited: Inherited,
 }
 
 impl Wanted {
@@ -44,6 +45,7 @@ impl Wanted {
             console: arguments.value("console-socket").map(PathBuf::from),
             pid_file: arguments.value("pid-file").map(PathBuf::from),
             terminal: config["process"]["terminal"].as_bool().unwrap_or(false),
+            inherited: Inherited::parse(arguments, listening())?,
         })
     }
 
@@ -60,7 +62,7 @@ impl Wanted {
     }
 
     fn create(&self) -> Result<i32> {
-        let streams = streams(self.console.clone())?;
+        let streams = streams(self.console.clone(), &self.inherited)?;
         let pid = in_child(&streams, || embedded::create(&self.target, copy(&streams)?))?;
         write_pid(self.pid_file.as_deref(), pid)?;
         Ok(pid)
@@ -76,7 +78,7 @@ pub struct Created {
 impl Created {
     pub fn restore(global: &Global, arguments: &mut Arguments, from: &Checkpoint) -> Result<Self> {
         let wanted = Wanted::parse(global, arguments)?;
-        let streams = streams(wanted.console.clone())?;
+        let streams = streams(wanted.console.clone(), &wanted.inherited)?;
         // What is made is a child of that process first, and ours when it has ended.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| error.to_string())?;
@@ -186,7 +188,7 @@ pub fn exec(global: &Global, words: Vec<String>) -> Result<i32> {
     let file = rustix::fs::memfd_create("process", rustix::fs::MemfdFlags::CLOEXEC);
     let mut file = file.map(std::fs::File::from).map_err(|error| error.to_string())?;
     file.write_all(process.to_string().as_bytes()).map_err(|error| error.to_string())?;
-    let streams = streams(console)?;
+    let streams = streams(console, &Inherited::parse(&arguments, 0)?)?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let work = || embedded::exec(&target, &path, copy(&streams)?);
     let pid = keep_and_run(&streams, &[file.as_raw_fd()], work)?;
@@ -250,8 +252,39 @@ fn let_go(target: &Target) -> Result<()> {
     if embedded::has_poststart_hooks(target) { embedded::started(target) } else { Ok(()) }
 }
 
+/// Descriptors from 3 on that are passed on.
+struct Inherited {
+    all: u32,
+    /// The first of them, which systemd has opened.
+    listening: u32,
+}
+
+impl Inherited {
+    fn parse(arguments: &Arguments, listening: u32) -> Result<Self> {
+        const MOST: u32 = 1 << 16;
+        let wanted = arguments.value("preserve-fds").unwrap_or_else(|| "0".into());
+        let wanted: u32 =
+            wanted.parse().map_err(|_| format!("invalid value {wanted:?} for flag -preserve-fds"))?;
+        for number in 0..wanted.min(MOST) {
+            std::fs::metadata(format!("/proc/self/fd/{}", 3 + listening + number))
+                .map_err(|error| format!("unable to stat preserved-fd {number} (of {wanted}): {error}"))?;
+        }
+        Ok(Self { all: listening + wanted.min(MOST), listening })
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = i32> {
+        (0..self.all).filter_map(|number| i32::try_from(number).ok()).map(|number| number + 3)
+    }
+}
+
+/// How many sockets systemd has given to this process.
+fn listening() -> u32 {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    number("LISTEN_FDS").filter(|_| number("LISTEN_PID") == Some(std::process::id())).unwrap_or(0)
+}
+
 /// Our own streams; what is closed becomes `/dev/null`.
-fn streams(console: Option<PathBuf>) -> Result<Streams> {
+fn streams(console: Option<PathBuf>, inherited: &Inherited) -> Result<Streams> {
     fn own(stream: &impl AsFd) -> Option<OwnedFd> {
         rustix::io::fcntl_dupfd_cloexec(stream, 3).ok()
     }
@@ -260,6 +293,8 @@ fn streams(console: Option<PathBuf>) -> Result<Streams> {
         stdout: own(&std::io::stdout()),
         stderr: own(&std::io::stderr()),
         console,
+        more: inherited.all,
+        listening: inherited.listening,
     })
 }
 
@@ -272,6 +307,8 @@ fn copy(streams: &Streams) -> Result<Streams> {
         stdout: copy(&streams.stdout)?,
         stderr: copy(&streams.stderr)?,
         console: streams.console.clone(),
+        more: streams.more,
+        listening: streams.listening,
     })
 }
 
@@ -287,6 +324,7 @@ fn keep_and_run(streams: &Streams, keep: &[i32], work: impl FnOnce() -> Result<i
         [&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten().map(AsRawFd::as_raw_fd),
     );
     kept.push(write.as_raw_fd());
+    kept.extend(Inherited { all: streams.more, listening: 0 }.numbers());
     let child = corten_sys::fork(|| {
         corten_sys::close_all_except(&kept);
         let said = work().map_or_else(|error| format!("-{error}"), |pid| pid.to_string());
