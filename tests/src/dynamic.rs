@@ -14,7 +14,7 @@ use tonic::{Code, Request, Status};
 
 /// Messages as they are on the wire.
 #[derive(Clone, Copy, Debug, Default)]
-struct Raw;
+pub struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

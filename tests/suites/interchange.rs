@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use corten_tests::{Finished, ImageBuilder, Node, Peers, Registry, command, eventually, peers};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// One container's life through `client`: pull, run, exec, kill, remove.
 fn lead_a_life(node: &Node, client: &Path, registry: &Registry) {
@@ -99,5 +100,43 @@ fn our_shim_runs_the_runtime_named_in_its_options() {
     let missing = node.ctr(["run", "--rm", "--runc-binary", "/nowhere/runc", &image, "n", "true"]);
     assert!(missing.fails(1).contains("no such file or directory"));
     node.ctr(["containers", "rm", "n"]);
+    node.finish();
+}
+
+#[test]
+fn a_shim_that_speaks_grpc_works_under_our_daemon() {
+    const RUNTIME: &str = "io.containerd.grpc.v1";
+    let mut node = Node::start();
+    let archive = node.join("image.tar");
+    let image = "example.com/lab/busybox:1";
+    ImageBuilder::busybox().build().save(&archive, image).unwrap();
+    node.ctr(["images", "import", archive.to_str().unwrap()]).ok();
+    let run = ["run", "--runtime", RUNTIME];
+    assert_eq!(
+        node.ctr([&run[..], &["--rm", image, "one", "sh", "-c", "echo out; exit 3"]].concat()).code,
+        Some(3)
+    );
+    node.ctr([&run[..], &["-d", image, "two", "sleep", "1000"]].concat()).ok();
+    let exec = |node: &Node, id: &str| {
+        let entered = node.ctr(["tasks", "exec", "--exec-id", id, "two", "sh", "-c", "echo in; exit 7"]);
+        assert_eq!((entered.code, entered.stdout.as_str()), (Some(7), "in\n"), "{entered:?}");
+    };
+    exec(&node, "before");
+    node.ctr(["tasks", "exec", "--exec-id", "none", "two", "no-such-program"])
+        .fails_with("executable file not found");
+    node.kill_daemon();
+    node.start_daemon();
+    exec(&node, "after");
+    let (pid, status) = node.task("two").unwrap();
+    assert_eq!(status, "RUNNING");
+    // Both processes of it are lost.
+    for shim in node.shims() {
+        kill_process(Pid::from_raw(shim).unwrap(), Signal::KILL).unwrap();
+    }
+    eventually("the loss is noticed", Duration::from_secs(60), || node.task("two").is_none().then_some(()));
+    eventually("the process is ended", Duration::from_secs(60), || {
+        (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+    });
+    node.ctr(["containers", "rm", "two"]).ok();
     node.finish();
 }

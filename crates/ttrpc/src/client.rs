@@ -115,6 +115,12 @@ impl Client {
         }
     }
 
+    /// The error of calls on a connection that is over.
+    #[must_use]
+    pub fn closed_error() -> Error {
+        Error::unknown(CLOSED)
+    }
+
     /// Whether an error says that the connection, rather than the call, failed.
     #[must_use]
     pub fn is_closed(error: &Error) -> bool {
@@ -164,7 +170,7 @@ impl Connection {
         drop(frame);
         let answer = receiver.await;
         drop(call);
-        answer.unwrap_or_else(|_| Err(Error::unknown(CLOSED)))
+        answer.unwrap_or_else(|_| Err(Client::closed_error()))
     }
 
     /// Takes a stream id and sends, in one step, so that ids increase on the wire. None: no room.

@@ -383,6 +383,7 @@ fn runtime(config: &Config) -> corten_runtime::Config {
         stats: limit("metrics.shimstats"),
         ..Timeouts::default()
     };
+    runtime.grpc = Some(Arc::new(proxies::Shims));
     let manager = uri(SHIM, "manager");
     runtime.env = config.texts(&manager, "env");
     if !config.text(&manager, "socket_dir").is_empty() {

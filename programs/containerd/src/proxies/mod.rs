@@ -5,9 +5,11 @@ mod content;
 mod diff;
 mod load;
 mod sandbox;
+mod shims;
 mod snapshots;
 
 pub use load::{blobs, controllers, differs, snapshotters};
+pub use shims::Shims;
 
 use std::io;
 use std::path::PathBuf;
