@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 
 use crate::bundle::Bundle;
 use crate::config::Config;
+use crate::connection::Connection;
 
 /// The newest version of the task API that the daemon speaks.
 const MAX_VERSION: i32 = 3;
@@ -136,15 +137,24 @@ impl Endpoint {
     }
 
     /// Connects to the shim.
-    pub async fn connect(&self, timeout: Duration) -> Result<Client> {
-        if self.protocol != "ttrpc" {
-            return Err(Error::not_implemented(format!("shims that speak {} ({self})", self.protocol)));
-        }
-        let stream = tokio::time::timeout(timeout, self.dial())
+    pub async fn connect(&self, config: &Config, timeout: Duration) -> Result<Connection> {
+        let grpc = match (self.protocol.as_str(), &config.grpc, self.address.strip_prefix("unix://")) {
+            ("ttrpc", ..) => None,
+            ("grpc", Some(shims), Some(path)) => Some((shims, Path::new(path))),
+            (protocol, ..) => {
+                return Err(Error::not_implemented(format!("shims that speak {protocol} ({self})")));
+            }
+        };
+        let connecting = async {
+            Ok(match grpc {
+                None => Connection::Ttrpc(Client::new(self.dial().await?)),
+                Some((shims, path)) => Connection::Grpc(shims.connect(path).await?),
+            })
+        };
+        tokio::time::timeout(timeout, connecting)
             .await
             .unwrap_or_else(|_| Err(Error::new(ErrorClass::DeadlineExceeded, "")))
-            .with_context(|| format!("failed to connect to shim at {self}"))?;
-        Ok(Client::new(stream))
+            .with_context(|| format!("failed to connect to shim at {self}"))
     }
 
     async fn dial(&self) -> Result<UnixStream> {

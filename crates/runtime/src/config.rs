@@ -3,10 +3,13 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use corten_mounts::Activations;
 use corten_types::{Error, Result};
+
+use crate::connection::GrpcShims;
 
 /// Longest path of a folder for shim sockets: a socket's name is 64 digits, a socket's path at most
 /// 107 bytes (spec 02 §3.2).
@@ -40,6 +43,8 @@ pub struct Config {
     pub debug: bool,
     /// Receives what shims log; the daemon's standard error.
     pub log: Box<dyn Write + Send + Sync>,
+    /// Reaches shims that speak gRPC instead of ttrpc.
+    pub grpc: Option<Arc<dyn GrpcShims>>,
     /// Mounts root file systems that need more than mount(2).
     pub activations: Option<Activations>,
     /// Time limits.
@@ -99,6 +104,7 @@ impl Config {
             search_path: std::env::var_os("PATH").unwrap_or_default(),
             debug: false,
             log: Box::new(std::io::stderr()),
+            grpc: None,
             activations: None,
             timeouts: Timeouts::default(),
         }

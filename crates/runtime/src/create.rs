@@ -146,7 +146,7 @@ struct Launch {
     /// Whether `start` was run, so that there may be a shim even without a connection to it.
     started: bool,
     shim: Option<Shim>,
-    /// Whether the shim was still creating the task when it was last heard of.
+    /// Whether the shim may have made something of the task and has not said what became of it.
     unfinished: bool,
     sandboxed: bool,
 }
@@ -223,15 +223,17 @@ impl Inner {
             let (bundle, endpoint) = (bundle.clone(), endpoint.clone());
             blocking(move || bundle.write_bootstrap(&endpoint))
         };
-        let connecting = Shim::connect(endpoint, &key.namespace, &key.id, self.config.timeouts.start);
+        let connecting =
+            Shim::connect(&self.config, endpoint, &key.namespace, &key.id, self.config.timeouts.start);
         let (noted, shim) = tokio::join!(noted, connecting);
         let shim = launch.shim.insert(shim.context("failed to start shim")?);
         noted.context("failed to start shim")?;
         let request = create_request(&bundle, request, options);
-        launch.unfinished = true;
         let created = create_in_shim(shim, request, answer, self.config.timeouts.cleanup).await;
-        launch.unfinished = matches!(&created, Err(error) if error.class() == ErrorClass::DeadlineExceeded);
+        launch.unfinished = created.as_ref().is_err_and(is_unfinished);
         created
+            .map_err(|error| if Client::is_closed(&error) { error.context("shim died") } else { error })
+            .context("failed to create shim task")
     }
 
     /// The shim of the container's sandbox, if the container is to run inside it.
@@ -291,7 +293,7 @@ impl Inner {
     ) -> Result<Endpoint> {
         launch.log = Some(ShimLog::open(&bundle.file("log"), self.log.clone())?);
         let Some(binary) = &launch.binary else { return Err(Error::internal("no shim binary")) };
-        launch.started = true;
+        (launch.started, launch.unfinished) = (true, true);
         binary::start(&self.config, &self.dialects, binary, bundle, options).await
     }
 
@@ -354,25 +356,21 @@ impl Inner {
     /// Undoes a creation that failed: nothing of the task stays in the shim, on disk or mounted.
     async fn undo(&self, launch: Launch, key: &Key) {
         let Some(bundle) = &launch.bundle else { return };
-        match (&launch.shim, &launch.binary) {
-            (Some(shim), binary) => {
-                self.empty_shim(shim, bundle, binary.as_deref()).await;
-                if let Some(binary) = binary.as_ref().filter(|_| launch.unfinished) {
-                    let _ = binary::delete(&self.config, binary, bundle).await;
-                }
-                if !launch.sandboxed {
-                    let _ = shim.shutdown(self.config.timeouts.shutdown).await;
-                    delete::remove_stale(delete::own_socket(&self.config, &shim.endpoint, bundle)).await;
-                }
-                shim.client.close();
+        if let Some(shim) = &launch.shim {
+            self.empty_shim(shim, bundle, launch.binary.as_deref()).await;
+            if !launch.sandboxed {
+                self.end(shim).await;
             }
-            (None, Some(binary)) if launch.started => {
-                if let Err(error) = binary::delete(&self.config, binary, bundle).await {
-                    tracing::warn!(namespace = %key.namespace, id = key.id, %error, "failed to clean up after shim");
-                }
-                delete::dismiss(&self.config, &Endpoint::derived(&self.config, bundle), bundle).await;
-            }
-            _ => {}
+            shim.client.close();
+        }
+        // What a shim has not said that it failed in, it may have left behind.
+        if launch.unfinished && (launch.sandboxed || launch.started) {
+            self.clean_up(bundle, launch.binary.as_deref(), 0).await;
+        }
+        if launch.started {
+            let endpoint = launch.shim.map(|shim| shim.endpoint);
+            let endpoint = endpoint.unwrap_or_else(|| Endpoint::derived(&self.config, bundle));
+            delete::dismiss(&self.config, &endpoint, bundle).await;
         }
         if let Err(error) = self.remove_bundle(bundle).await {
             tracing::warn!(namespace = %key.namespace, id = key.id, %error, "failed to remove bundle");
@@ -410,7 +408,7 @@ async fn create_in_shim(
         if pid == 0 && !restored { Ok(shim.connect_task().await?.task_pid) } else { Ok(pid) }
     };
     tokio::pin!(creation);
-    let created = tokio::select! {
+    tokio::select! {
         biased;
         created = &mut creation => created,
         () = answer.closed() => {
@@ -418,8 +416,10 @@ async fn create_in_shim(
             let late = tokio::time::timeout(patience, creation).await;
             late.unwrap_or_else(|_| Err(Error::new(ErrorClass::DeadlineExceeded, "")))
         }
-    };
-    created
-        .map_err(|error| if Client::is_closed(&error) { error.context("shim died") } else { error })
-        .context("failed to create shim task")
+    }
+}
+
+/// Whether a shim has not said itself how a creation ended.
+fn is_unfinished(error: &Error) -> bool {
+    Client::is_closed(error) || error.class() == ErrorClass::DeadlineExceeded
 }

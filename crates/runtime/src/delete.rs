@@ -1,11 +1,12 @@
 //! The end of a task: deleted by a client, discarded because its creator has gone, or buried
 //! because its shim died (spec 02 §8).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use corten_api::events::{TaskDelete, TaskExit};
+use corten_sys::FolderLock;
 use corten_ttrpc::Client;
 use corten_types::{Error, ErrorClass, Namespace, Result, ResultExt};
 use tokio::sync::oneshot;
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::shim::Shim;
 use crate::table::{Key, not_found};
 use crate::task::{Exit, Task};
-use crate::tasks::{Inner, Tasks};
+use crate::tasks::{Inner, Tasks, blocking};
 use crate::{binary, table};
 
 /// How long a deletion that nobody waits for any more may take in the shim.
@@ -24,7 +25,9 @@ const FORSAKEN: Duration = Duration::from_secs(60);
 /// How long an event may be on its way after its sender has ended.
 const IN_FLIGHT: Duration = Duration::from_millis(200);
 /// How often a dead shim's binary is asked to clean up.
-const CLEANUPS: usize = 2;
+const CLEANUPS: usize = 3;
+/// How long others may take who hold the lock of the sockets' folder.
+const IN_TURN: Duration = Duration::from_secs(5);
 const SIGKILL: u32 = 9;
 
 impl Tasks {
@@ -68,16 +71,13 @@ impl Inner {
         if !self.table.leave(task) {
             return Err(not_found(&task.key.id));
         }
-        let socket = own_socket(&self.config, &task.shim.endpoint, &task.bundle);
-        let shutdown = async {
-            if !task.sandboxed {
-                let _ = task.shim.shutdown(self.config.timeouts.shutdown).await;
-                self.complete_events(task, exit).await;
-                remove_stale(socket).await;
-            }
-            task.shim.client.close();
-        };
-        let (removed, ()) = tokio::join!(self.remove_bundle(&task.bundle), shutdown);
+        if !task.sandboxed {
+            self.end(&task.shim).await;
+            self.complete_events(task, exit).await;
+        }
+        task.shim.client.close();
+        // By the bundle a shim is found that is not told of its end, so it goes last.
+        let removed = self.remove_bundle(&task.bundle).await;
         task.end(exit);
         self.table.remove(&task.key);
         removed.context("failed to delete bundle")?;
@@ -108,10 +108,18 @@ impl Inner {
         let binary = task.bundle.shim_binary();
         self.empty_shim(&task.shim, &task.bundle, binary.as_deref()).await;
         if !task.sandboxed {
-            let _ = task.shim.shutdown(self.config.timeouts.shutdown).await;
+            self.end(&task.shim).await;
         }
         task.shim.client.close();
         self.forget(task, Exit::lost(task.pid())).await;
+    }
+
+    /// Ends a shim if no other task is left in it.
+    pub async fn end(&self, shim: &Shim) {
+        // The socket of one that answers is gone by then.
+        if shim.shutdown(self.config.timeouts.shutdown).await.is_err() {
+            remove_stale(&self.config, &shim.endpoint).await;
+        }
     }
 
     /// Makes a shim delete its task, by force if need be.
@@ -226,36 +234,31 @@ pub(crate) async fn dismiss(config: &Config, endpoint: &Endpoint, bundle: &Bundl
     if endpoint.is_of_another_boot() {
         return;
     }
-    let connected = Shim::connect(endpoint.clone(), &bundle.namespace, &bundle.id, limit).await;
-    let Ok(shim) = connected else { return remove_socket(config, endpoint, bundle) };
-    let _ = shim.delete("", Some(limit)).await;
-    let _ = shim.shutdown(limit).await;
-    shim.client.close();
+    if let Ok(shim) = Shim::connect(config, endpoint.clone(), &bundle.namespace, &bundle.id, limit).await {
+        let _ = shim.delete("", Some(limit)).await;
+        let _ = shim.shutdown(limit).await;
+        shim.client.close();
+    }
+    remove_stale(config, endpoint).await;
 }
 
 /// Removes the socket that a dead shim left.
-fn remove_socket(config: &Config, endpoint: &Endpoint, bundle: &Bundle) {
-    if let Some(path) = own_socket(config, endpoint, bundle) {
+pub(crate) async fn remove_stale(config: &Config, endpoint: &Endpoint) {
+    let Some(path) = endpoint.address.strip_prefix("unix://").map(Path::new) else { return };
+    if path.parent() != Some(&config.socket_dir) || !is_refused(path).await {
+        return;
+    }
+    // Another shim may be about to listen there: they take the same lock.
+    let folder = config.socket_dir.clone();
+    let lock = blocking(move || Ok(FolderLock::alone(&folder, IN_TURN)?)).await;
+    if lock.is_ok() && is_refused(path).await {
         let _ = std::fs::remove_file(path);
     }
 }
 
-/// The socket of a shim, if only its own container could start another there, whose name is still taken; a group's
-/// socket is left for whoever comes next.
-pub(crate) fn own_socket(config: &Config, endpoint: &Endpoint, bundle: &Bundle) -> Option<PathBuf> {
-    let path = endpoint.address.strip_prefix("unix://").map(Path::new)?;
-    let own =
-        path.parent() == Some(&config.socket_dir) && bundle.group().is_none_or(|group| group == bundle.id);
-    own.then(|| path.to_owned())
-}
-
-/// Removes what [`own_socket`] names, if a shim that was told to end has been killed before it did so itself.
-pub(crate) async fn remove_stale(socket: Option<PathBuf>) {
-    let Some(socket) = socket.filter(|socket| socket.exists()) else { return };
-    let reached = tokio::net::UnixStream::connect(&socket).await;
-    if reached.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
-        let _ = std::fs::remove_file(socket);
-    }
+async fn is_refused(path: &Path) -> bool {
+    let reached = tokio::net::UnixStream::connect(path).await;
+    reached.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 impl Tasks {

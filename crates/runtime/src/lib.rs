@@ -26,6 +26,7 @@ mod task;
 mod binary;
 mod bootstrap;
 mod bundle;
+mod connection;
 mod dialect;
 mod invoke;
 mod log;
@@ -38,6 +39,7 @@ mod forward;
 mod sandbox;
 
 pub use config::{Config, Timeouts};
+pub use connection::{GrpcShim, GrpcShims};
 pub use create::{CreateTask, ShimAddress, Stdio};
 pub use operations::Exec;
 pub use records::{ContainerRecord, Records, StoredRecords};

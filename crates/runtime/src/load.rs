@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use corten_api::task_types::Status;
 use corten_api::task_v3::StateResponse;
@@ -22,6 +23,8 @@ use crate::tasks::{Inner, Tasks, blocking};
 
 /// Dead shims that are cleared away at a time: each takes a program to be run.
 const BURIALS: usize = 8;
+/// How long a shim may take to end what it has begun.
+const GIVING_UP: Duration = Duration::from_secs(8);
 
 impl Tasks {
     /// Finds the tasks that the bundles tell of. Their names are taken when this begins; it returns
@@ -96,11 +99,16 @@ impl Inner {
             Ok(Found::Leaked(shim)) => {
                 self.table.abandon(&key);
                 tracing::info!(namespace = %key.namespace, id = key.id, "cleaning leaked shim process");
+                let _turn = burials.acquire().await;
                 if bundle.sandbox().is_none() {
-                    let _ = shim.shutdown(self.config.timeouts.shutdown).await;
-                    delete::remove_stale(delete::own_socket(&self.config, &shim.endpoint, &bundle)).await;
+                    self.end(&shim).await;
+                    // It may have been asked to create the task by the daemon before this one, and gives that up now.
+                    let _ = tokio::time::timeout(GIVING_UP, shim.client.closed()).await;
+                    let endpoint = shim.endpoint.clone();
+                    shim.client.close();
+                    self.clean_up(&bundle, self.binary_of(&key, &bundle).as_deref(), 0).await;
+                    delete::dismiss(&self.config, &endpoint, &bundle).await;
                 }
-                shim.client.close();
                 return self.remove_restored(&key, &bundle).await;
             }
             Err(reason) => reason,
@@ -137,7 +145,7 @@ impl Inner {
                 .inspect_err(|error| tracing::warn!(id = key.id, %error, "shim log"))
                 .ok()
         };
-        let shim = Shim::connect(endpoint, &key.namespace, &key.id, limit).await?;
+        let shim = Shim::connect(&self.config, endpoint, &key.namespace, &key.id, limit).await?;
         let state = match shim.state("", limit).await {
             Ok(state) => Some(state),
             Err(error) if error.is_not_found() => {

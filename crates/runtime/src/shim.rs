@@ -10,11 +10,13 @@ use corten_api::task_v3::{
     PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse,
     StateRequest, StateResponse, StatsRequest, StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
 };
-use corten_ttrpc::{CallOptions, Client};
+use corten_ttrpc::CallOptions;
 use corten_types::{ErrorClass, Namespace, Result};
 use prost::Message;
 
 use crate::bootstrap::Endpoint;
+use crate::config::Config;
+use crate::connection::Connection;
 
 const TASK_V2: &str = "containerd.task.v2.Task";
 const TASK_V3: &str = "containerd.task.v3.Task";
@@ -22,7 +24,7 @@ const TASK_V3: &str = "containerd.task.v3.Task";
 /// Calls the task service about the task `id`. The messages of both versions are the same.
 #[derive(Debug)]
 pub(crate) struct Shim {
-    pub client: Client,
+    pub client: Connection,
     pub endpoint: Endpoint,
     namespace: String,
     id: String,
@@ -32,12 +34,13 @@ pub(crate) struct Shim {
 impl Shim {
     /// Connects to a shim that listens.
     pub async fn connect(
+        config: &Config,
         endpoint: Endpoint,
         namespace: &Namespace,
         id: &str,
         timeout: Duration,
     ) -> Result<Self> {
-        let client = endpoint.connect(timeout).await?;
+        let client = endpoint.connect(config, timeout).await?;
         let version = AtomicI32::new(endpoint.version);
         Ok(Self { client, endpoint, namespace: namespace.to_string(), id: id.to_owned(), version })
     }

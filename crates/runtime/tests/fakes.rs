@@ -361,7 +361,7 @@ async fn one_bad_bundle_never_stops_the_others() {
     let mut calls = lab.calls();
     calls.sort_unstable();
     calls.dedup();
-    assert_eq!(calls, ["Shutdown empty", "State empty", "State good"]);
+    assert_eq!(calls, ["Delete empty", "Shutdown empty", "State empty", "State good"]);
     // Of the wedged one nothing is known yet: its name is taken and it is not buried.
     assert!(lab.bundle("wedged").exists() && lab.bundle("in valid").exists());
     let request = lab.container("wedged");

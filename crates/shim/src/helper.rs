@@ -46,6 +46,11 @@ impl Reaper {
         Starting(self)
     }
 
+    /// Whether something is being started.
+    pub(crate) fn is_starting(&self) -> bool {
+        *lock(&self.starting) > 0
+    }
+
     /// Told how a process ended, also if it has already.
     pub(crate) fn end_of(&self, pid: i32) -> oneshot::Receiver<i32> {
         let (sender, receiver) = oneshot::channel();
@@ -98,10 +103,15 @@ where
     F: FnOnce() -> std::result::Result<String, String> + Send,
 {
     let (read, write) = pipe()?;
+    let parent = rustix::process::getpid();
     let child = {
         let work = RefCell::new(Some(work));
         corten_sys::fork(|| {
             set_parent_process_death_signal(Some(Signal::KILL)).ok();
+            if rustix::process::getppid() != Some(parent) {
+                // It has ended before that.
+                return 1;
+            }
             let mut kept = keep.to_vec();
             kept.push(write.as_raw_fd());
             corten_sys::close_all_except(&kept);

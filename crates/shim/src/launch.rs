@@ -8,8 +8,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use corten_types::{Digest, Result, ResultExt};
+use corten_sys::FolderLock;
+use corten_types::{Digest, Error, Result, ResultExt};
 
 use crate::Flags;
 use crate::bootstrap::Bootstrap;
@@ -17,12 +19,20 @@ use crate::bootstrap::Bootstrap;
 /// Under which the server inherits its socket.
 pub(crate) const LISTENER: i32 = 3;
 
+/// How long others may take who hold a lock.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 
 pub(crate) fn start(flags: &Flags) -> Result<()> {
     let mut input = Vec::new();
     std::io::stdin().lock().take(4 << 20).read_to_end(&mut input)?;
     let bootstrap = Bootstrap::read(&input, flags);
+    // A daemon that clears away what one before it began waits for this; one that has done so already needs no server.
+    let _lock = FolderLock::shared(Path::new("."), PATIENCE);
+    if bundle_is_gone() {
+        return Err(Error::failed_precondition("the bundle is being removed"));
+    }
     let socket = socket_path(&bootstrap.socket_dir, flags, &group(&flags.id));
     let address = format!("unix://{}", socket.display());
     if let Some(listener) = listen(&socket)? {
@@ -36,6 +46,15 @@ pub(crate) fn start(flags: &Flags) -> Result<()> {
     let mut output = std::io::stdout().lock();
     output.write_all(&bootstrap.answer(&address))?;
     Ok(output.flush()?)
+}
+
+/// Whether the folder that this process works in has been removed, or is about to be.
+pub(crate) fn bundle_is_gone() -> bool {
+    match std::env::current_dir() {
+        // What is to be removed is hidden first.
+        Ok(path) => path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 /// The containers that share a server are told by an annotation.
@@ -56,6 +75,8 @@ fn listen(path: &Path) -> Result<Option<UnixListener>> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     std::fs::set_permissions(folder, Permissions::from_mode(0o700)).ok();
+    // One at a time: a socket that does not listen yet looks like one whose server is dead.
+    let _lock = FolderLock::alone(folder, PATIENCE);
     let bind = || UnixListener::bind(path);
     let listener = match bind() {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {

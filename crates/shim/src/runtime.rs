@@ -1,13 +1,16 @@
 //! The OCI runtime of a container: the embedded one, or the program that its options name.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use corten_api::runc::Options;
 use corten_oci::runtime::command::{Program, reason};
 use corten_oci::runtime::{Checkpoint, Streams, Target, embedded};
+use corten_sys::FolderLock;
 use corten_types::{Error, Result};
 
 use tokio::io::AsyncReadExt;
@@ -15,6 +18,9 @@ use tokio::io::AsyncReadExt;
 use crate::helper::{self, Reaper};
 
 const ROOT: &str = "/run/containerd/runc";
+/// How long a removal of the container may hold up what is to be made of it, and how often that is looked at.
+const IN_TURN: Duration = Duration::from_secs(5);
+const GLANCE: Duration = Duration::from_millis(1);
 /// Most that a process says about why it cannot start.
 const LONGEST_WORDS: u64 = 64 << 10;
 
@@ -35,16 +41,37 @@ impl Runtime {
             systemd: options.systemd_cgroup,
             no_pivot: options.no_pivot_root,
             no_new_keyring: options.no_new_keyring,
+            lock: None,
         };
         Self { target, program: program(&options.binary_name) }
+    }
+
+    /// The container, for somebody who makes something of it: the lock passes to the child that is forked with it.
+    async fn locked(&self) -> Result<Target> {
+        let late = Instant::now() + IN_TURN;
+        let lock = loop {
+            match FolderLock::shared(&self.target.bundle, Duration::ZERO) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < late => {
+                    tokio::time::sleep(GLANCE).await;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let text = format!("container {} is being removed", self.target.id);
+                    return Err(Error::failed_precondition(text));
+                }
+                // A bundle that somebody has taken away is nobody's concern here.
+                lock => break lock.ok().map(Arc::new),
+            }
+        };
+        Ok(Target { lock, ..self.target.clone() })
     }
 
     /// Creates the container; answers its pid. The reaper must keep unknown ends meanwhile.
     pub(crate) async fn create(&self, reaper: &Reaper, streams: Streams) -> Result<i32> {
         const WHAT: &str = "OCI runtime create failed";
         let Some(program) = &self.program else {
-            let (keep, target) = (descriptors(&streams), self.target.clone());
-            let said = helper::forked(reaper, &keep, || {
+            let target = self.locked().await?;
+            let keep = descriptors(&streams, &target);
+            let said = helper::forked(reaper, &keep, move || {
                 embedded::create(&target, streams).map(|pid| pid.to_string())
             });
             let pid = parse(&said.await?.map_err(|text| failure(WHAT, &text))?)?;
@@ -69,10 +96,12 @@ impl Runtime {
         std::fs::write(&file, spec)?;
         let result = match &self.program {
             None => {
-                let (keep, target, path) = (descriptors(&streams), self.target.clone(), file.clone());
-                let work = || embedded::exec(&target, &path, streams).map(|pid| pid.to_string());
+                let (target, path) = (self.locked().await?, file.clone());
+                let keep = descriptors(&streams, &target);
+                let work = move || embedded::exec(&target, &path, streams).map(|pid| pid.to_string());
                 match helper::forked(reaper, &keep, work).await {
                     Ok(Ok(pid)) => parse(&pid),
+                    Ok(Err(text)) if text == embedded::STOPPED => Err(not_running(&self.target.id)),
                     Ok(Err(text)) => Err(failure(WHAT, &format!("exec failed: {text}"))),
                     Err(error) => Err(error),
                 }
@@ -191,8 +220,9 @@ impl Runtime {
         const WHAT: &str = "OCI runtime restore failed";
         std::fs::create_dir_all(&from.work)?;
         let Some(program) = &self.program else {
-            let (keep, target, from) = (descriptors(&streams), self.target.clone(), from.clone());
-            let work = || embedded::restore(&target, &from, streams).map(|pid| pid.to_string());
+            let (target, from) = (self.locked().await?, from.clone());
+            let keep = descriptors(&streams, &target);
+            let work = move || embedded::restore(&target, &from, streams).map(|pid| pid.to_string());
             let said = helper::forked(reaper, &keep, work).await?;
             let pid = parse(&said.map_err(|text| failure(WHAT, &text))?)?;
             write_pid(&self.target.bundle.join("init.pid"), pid);
@@ -254,9 +284,16 @@ pub(crate) fn features(binary_name: &str) -> Option<Vec<u8>> {
     output.ok().filter(|output| output.status.success()).map(|output| output.stdout)
 }
 
-fn descriptors(streams: &Streams) -> Vec<i32> {
-    let all = [&streams.stdin, &streams.stdout, &streams.stderr];
-    all.into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
+/// What a child needs to make a process.
+fn descriptors(streams: &Streams, target: &Target) -> Vec<i32> {
+    let streams = [&streams.stdin, &streams.stdout, &streams.stderr];
+    let streams = streams.into_iter().flatten().map(AsRawFd::as_raw_fd);
+    streams.chain(target.lock.as_ref().map(|lock| lock.as_raw_fd())).collect()
+}
+
+/// Nothing can be added to a container whose first process has ended.
+pub(crate) fn not_running(id: &str) -> Error {
+    Error::failed_precondition(format!("container {id} init process is not running"))
 }
 
 fn failure(what: &str, text: &str) -> Error {

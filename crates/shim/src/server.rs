@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use corten_ttrpc::Server;
@@ -17,6 +17,21 @@ use crate::{Flags, launch, log};
 const GRACE: Duration = Duration::from_secs(6);
 /// How long events may take to be told at the end.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How often a server without containers looks whether it is still wanted.
+const GLANCE: Duration = Duration::from_secs(10);
+
+/// The name of a server's socket. It is removed once: another server may take it then.
+#[derive(Debug, Default)]
+pub(crate) struct Socket(Mutex<Option<PathBuf>>);
+
+impl Socket {
+    pub(crate) fn remove(&self) {
+        if let Some(path) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            std::fs::remove_file(path).ok();
+        }
+    }
+}
 
 pub(crate) fn serve(flags: Flags) -> Result<()> {
     corten_sys::economize_heap(1, 64 << 10);
@@ -33,7 +48,8 @@ async fn run(flags: Flags) -> Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let address = std::env::var_os("TTRPC_ADDRESS").filter(|address| !address.is_empty()).map(PathBuf::from);
     let publisher = Publisher::start(&flags.namespace, address);
-    let service = Arc::new(TaskService::new(flags.namespace, publisher.clone()));
+    let socket = Arc::new(Socket(Mutex::new(socket)));
+    let service = Arc::new(TaskService::new(flags.namespace, publisher.clone(), Arc::clone(&socket)));
 
     let mut children = signal(SignalKind::child())?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -53,16 +69,29 @@ async fn run(flags: Flags) -> Result<()> {
     let shutdown = async move {
         tokio::select! {
             () = ending.ended() => {}
+            () = abandoned(&ending) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        socket.remove();
     };
     Server::new(service).require_peer(uid, gid).grace(GRACE).serve(listener, shutdown).await;
-    if let Some(socket) = socket {
-        std::fs::remove_file(socket).ok();
-    }
     publisher.drained(FAREWELL).await;
     Ok(())
+}
+
+/// Resolves when there is no container and no bundle: the daemon that wanted this server has died before it could say
+/// what for, or that it wants it no more. No other will find it.
+async fn abandoned(service: &TaskService) {
+    loop {
+        while service.is_empty() {
+            tokio::time::sleep(GLANCE).await;
+            if service.is_empty() && launch::bundle_is_gone() {
+                return;
+            }
+        }
+        service.emptied().await;
+    }
 }
 
 /// The inherited socket, or the one that is named.

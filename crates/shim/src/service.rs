@@ -14,7 +14,7 @@ use corten_api::task_v3 as task;
 use corten_cgroups::Cgroups;
 use corten_oci::runtime::{Checkpoint, Streams};
 use corten_types::{Error, ErrorClass, Mount, Result, ResultExt, timestamp};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::cleanup;
 use crate::console::Console;
@@ -22,7 +22,8 @@ use crate::events::Publisher;
 use crate::helper::Reaper;
 use crate::oom::Oom;
 use crate::process::{Process, State, send_signal};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, not_running};
+use crate::server::Socket;
 use crate::stdio::{Owner, Paths, Stdio};
 
 /// How long output may take to be passed on at the end.
@@ -57,6 +58,10 @@ pub(crate) struct TaskService {
     reaper: Arc<Reaper>,
     containers: Arc<Mutex<BTreeMap<String, Container>>>,
     over: watch::Sender<bool>,
+    /// Where clients find this server; gone as soon as it is to end.
+    socket: Arc<Socket>,
+    /// Told when the last container has gone.
+    emptied: Arc<Notify>,
 }
 
 type Containers<'a> = MutexGuard<'a, BTreeMap<String, Container>>;
@@ -74,9 +79,16 @@ fn process<'a>(containers: &'a mut Containers<'_>, id: &str, exec: &str) -> Resu
 }
 
 impl TaskService {
-    pub(crate) fn new(namespace: String, publisher: Publisher) -> Self {
-        let over = watch::Sender::new(false);
-        Self { namespace, publisher, reaper: Arc::default(), containers: Arc::default(), over }
+    pub(crate) fn new(namespace: String, publisher: Publisher, socket: Arc<Socket>) -> Self {
+        Self {
+            namespace,
+            publisher,
+            reaper: Arc::default(),
+            containers: Arc::default(),
+            over: watch::Sender::new(false),
+            socket,
+            emptied: Arc::default(),
+        }
     }
 
     pub(crate) fn reaper(&self) -> &Reaper {
@@ -99,7 +111,19 @@ impl TaskService {
             reaper: Arc::clone(&self.reaper),
             containers: Arc::clone(&self.containers),
             over: self.over.clone(),
+            socket: Arc::clone(&self.socket),
+            emptied: Arc::clone(&self.emptied),
         }
+    }
+
+    /// Whether there is no container, and none on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty() && !self.reaper.is_starting()
+    }
+
+    /// Resolves when the last container has gone.
+    pub(crate) async fn emptied(&self) {
+        self.emptied.notified().await;
     }
 
     // === create, start, exec ===
@@ -323,9 +347,7 @@ impl TaskService {
             let mut containers = self.lock();
             let container = containers.get_mut(id).ok_or_else(not_created)?;
             if container.init.is_stopped() || container.ending.is_some() {
-                return Err(Error::failed_precondition(format!(
-                    "container {id} init process is not running"
-                )));
+                return Err(not_running(id));
             }
             let process = container.execs.get_mut(exec);
             let process =
@@ -503,6 +525,9 @@ impl TaskService {
         let mut containers = self.lock();
         if request.exec_id.is_empty() {
             containers.remove(&request.id);
+            if containers.is_empty() {
+                self.emptied.notify_one();
+            }
             let event = told::TaskDelete {
                 container_id: request.id,
                 pid: response.pid,
@@ -536,6 +561,8 @@ impl TaskService {
 
     pub(crate) fn shutdown(&self) {
         if self.lock().is_empty() {
+            // When the answer is there, the name is free.
+            self.socket.remove();
             self.over.send_replace(true);
         }
     }

@@ -23,10 +23,10 @@ pub fn close_inherited(fd: RawFd) {
     close_range(fd, fd, 0);
 }
 
-/// Lets all descriptors from 3 on end with the program that runs now.
-pub fn close_on_exec() {
+/// Lets all descriptors from this number on end with the program that runs now.
+pub fn close_on_exec(first: RawFd) {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
-    close_range(3, RawFd::MAX, CLOSE_RANGE_CLOEXEC);
+    close_range(first, RawFd::MAX, CLOSE_RANGE_CLOEXEC);
 }
 
 fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) {

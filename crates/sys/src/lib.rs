@@ -9,6 +9,7 @@ mod descriptors;
 mod heap;
 mod identities;
 mod links;
+mod locks;
 mod loops;
 mod memory;
 mod mounts;
@@ -25,6 +26,7 @@ pub use descriptors::{
 pub use heap::{HeapSite, HeapUsage, SampledHeap, heap_samples, heap_usage, sample_heap};
 pub use identities::{network_namespace_of, owner_of_namespace, user_namespace};
 pub use links::set_link_up;
+pub use locks::FolderLock;
 pub use loops::attach_loop;
 pub use memory::{economize_heap, release_text, trim_heap};
 pub use mounts::{MountChange, change_mount, detached_clone, read_only_clone};

@@ -126,14 +126,8 @@ async fn a_runtime_that_hangs_holds_only_its_caller_and_is_ended() {
     let lab = Lab::ours();
     lab.prepare("c", "true", &json!({"root": {"path": "rootfs"}}));
     let shim = lab.start("c").await;
-    let rootfs = corten_api::types::Mount {
-        r#type: "bind".into(),
-        source: lab.scratch.join("rootfs").to_string_lossy().into_owned(),
-        options: vec!["rbind".into()],
-        ..Default::default()
-    };
     let options = runtime(&lab, "[ $verb = create ] && exec sleep 1000");
-    let request = task::CreateTaskRequest { rootfs: vec![rootfs], ..with(&lab, "c", &options) };
+    let request = task::CreateTaskRequest { rootfs: vec![lab.rootfs()], ..with(&lab, "c", &options) };
     let client = Client::connect(&shim.address).await.unwrap();
     let call = CallOptions { timeout: Some(Duration::from_secs(1)), ..Default::default() };
     let error = client.call::<_, task::CreateTaskResponse>(V3, "Create", &request, call).await.unwrap_err();
@@ -285,6 +279,48 @@ async fn thousands_of_processes_are_added_at_once() {
     }
     assert_eq!(count("task"), 1);
     shim.remove("c").await;
+    shim.shut_down().await;
+    lab.finish();
+}
+
+#[tokio::test]
+async fn processes_that_meet_the_end_of_their_container_say_so() {
+    const ROUNDS: usize = 6;
+    const EACH: usize = 12;
+    let lab = Lab::ours();
+    lab.prepare("c", "sleep 1000", &json!({}));
+    let shim = lab.start("c").await;
+    let host = std::fs::read_link("/proc/self/ns/mnt").unwrap();
+    for round in 0..ROUNDS {
+        shim.create(lab.request("c")).await.unwrap();
+        shim.start("c", "").await.unwrap();
+        let mut adding = tokio::task::JoinSet::new();
+        for number in 0..EACH {
+            let (shim, id) = (shim.clone(), format!("e{number}"));
+            adding.spawn(async move {
+                shim.exec("c", &id, "readlink /proc/self/ns/mnt > /tmp/$$; sleep 1000", QUIET, false).await?;
+                shim.start("c", &id).await
+            });
+        }
+        // At a moment that is another one in each round.
+        tokio::time::sleep(Duration::from_millis(3 * round as u64)).await;
+        shim.kill("c", "", 9, false).await.unwrap();
+        while let Some(added) = adding.join_next().await {
+            let Err(error) = added.unwrap() else { continue };
+            let told = (format!("{:?}", error.class()), error.message());
+            let expected = [
+                ("FailedPrecondition", "container c init process is not running"),
+                ("Unknown", "cannot exec in a stopped state"),
+            ];
+            assert!(expected.iter().any(|one| told.0 == one.0 && told.1.contains(one.1)), "{told:?}");
+        }
+        assert_eq!(shim.wait("c", "").await.unwrap(), 137);
+        shim.delete("c", "").await.unwrap();
+    }
+    for entry in std::fs::read_dir(lab.scratch.join("rootfs/tmp")).unwrap() {
+        let seen = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        assert_ne!(seen.trim(), host.to_string_lossy(), "a process of the host");
+    }
     shim.shut_down().await;
     lab.finish();
 }

@@ -229,14 +229,10 @@ async fn what_a_lost_shim_leaves_is_cleared_up() {
     let lab = Lab::ours();
     lab.prepare("c", "sleep 1000 & sleep 1000", &json!({"root": {"path": "rootfs"}}));
     let shim = lab.start("c").await;
-    let rootfs = corten_api::types::Mount {
-        r#type: "bind".into(),
-        source: lab.scratch.join("rootfs").to_string_lossy().into_owned(),
-        options: vec!["rbind".into()],
-        ..Default::default()
-    };
-    let pid =
-        shim.create(task::CreateTaskRequest { rootfs: vec![rootfs], ..lab.request("c") }).await.unwrap();
+    let pid = shim
+        .create(task::CreateTaskRequest { rootfs: vec![lab.rootfs()], ..lab.request("c") })
+        .await
+        .unwrap();
     shim.start("c", "").await.unwrap();
     kill_process(Pid::from_raw(*lab.servers().first().unwrap()).unwrap(), Signal::KILL).unwrap();
     let buried = bury(&lab, "c");
@@ -247,6 +243,49 @@ async fn what_a_lost_shim_leaves_is_cleared_up() {
     lab.prepare_with("never", "{}");
     assert_eq!((bury(&lab, "never").pid, bury(&lab, "never").exit_status), (0, 137));
     std::fs::remove_file(&shim.address).unwrap();
+    lab.finish();
+}
+
+#[tokio::test]
+async fn what_is_still_being_made_is_waited_for_before_it_is_removed() {
+    let lab = Lab::ours();
+    // The runtime is ended with the shim, and the hook with the runtime; what the hook has begun is not.
+    let begun = lab.scratch.join("begun");
+    let script = format!("sleep 1 & echo $! > {}; wait", begun.display());
+    let hook = json!({"hooks": {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}});
+    lab.prepare("c", "sleep 1000", &hook);
+    let shim = lab.start("c").await;
+    let request = lab.request("c");
+    let creating = tokio::spawn(async move { shim.create(request).await });
+    let read = || std::fs::read_to_string(&begun).ok()?.trim().parse::<i32>().ok();
+    let pid = loop {
+        match read() {
+            Some(pid) => break pid,
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    kill_process(Pid::from_raw(*lab.servers().first().unwrap()).unwrap(), Signal::KILL).unwrap();
+    creating.await.unwrap().unwrap_err();
+    bury(&lab, "c");
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().next());
+    assert!(matches!(state, None | Some("Z" | "X")), "what the hook has begun is still there: {stat}");
+    lab.finish();
+}
+
+#[tokio::test]
+async fn nothing_is_started_for_a_bundle_that_goes_and_what_was_ends() {
+    let lab = Lab::ours();
+    lab.prepare("c", "true", &json!({}));
+    let shim = lab.start("c").await;
+    let (hidden, address) = (lab.bundle(".c"), shim.address.clone());
+    std::fs::rename(lab.bundle("c"), &hidden).unwrap();
+    drop(shim);
+    eventually("it ends by itself", PATIENCE, || (!address.exists()).then_some(()));
+    let mut command = lab.command(".c");
+    let output = command.arg("start").stdin(std::process::Stdio::null()).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && words.contains("the bundle is being removed"), "{words}");
     lab.finish();
 }
 

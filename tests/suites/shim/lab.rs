@@ -102,8 +102,8 @@ impl Lab {
         }
         std::fs::copy(Peers::find().busybox(), rootfs.join("bin/busybox")).unwrap();
         for applet in [
-            "sh", "echo", "sleep", "cat", "true", "false", "dd", "tail", "stty", "test", "kill", "yes",
-            "head",
+            "sh", "readlink", "echo", "sleep", "cat", "true", "false", "dd", "tail", "stty", "test", "kill",
+            "yes", "head",
         ] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
@@ -218,6 +218,16 @@ impl Lab {
             id: id.into(),
             bundle: self.bundle(id).to_string_lossy().into_owned(),
             options: Some(corten_api::pack(&self.options())),
+            ..Default::default()
+        }
+    }
+
+    /// The mount of a root file system, for containers whose configuration has `rootfs` for it.
+    pub fn rootfs(&self) -> corten_api::types::Mount {
+        corten_api::types::Mount {
+            r#type: "bind".into(),
+            source: self.scratch.join("rootfs").to_string_lossy().into_owned(),
+            options: vec!["rbind".into()],
             ..Default::default()
         }
     }

@@ -6,6 +6,9 @@ pub mod embedded;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use corten_sys::FolderLock;
 
 /// Which container, and how it is made.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub struct Target {
     pub no_pivot: bool,
     /// No session keyring of its own.
     pub no_new_keyring: bool,
+    /// The bundle's lock, for as long as something of the container is being made: who removes it waits for that.
+    pub lock: Option<Arc<FolderLock>>,
 }
 
 impl Target {
@@ -68,4 +73,8 @@ pub struct Streams {
     pub stderr: Option<OwnedFd>,
     /// Socket that the terminal is sent to.
     pub console: Option<PathBuf>,
+    /// Descriptors from 3 on that the process gets beside these.
+    pub more: u32,
+    /// How many of those are sockets that the process is told of, as systemd does.
+    pub listening: u32,
 }

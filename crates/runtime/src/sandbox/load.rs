@@ -85,7 +85,7 @@ impl Shared {
             return Err(Error::unknown("the machine was restarted"));
         }
         let log = ShimLog::open(&bundle.file("log"), self.inner.log.clone()).ok();
-        let client = endpoint.connect(self.inner.config.timeouts.load).await?;
+        let client = endpoint.connect(&self.inner.config, self.inner.config.timeouts.load).await?;
         Ok(Sandbox {
             key: key.clone(),
             bundle: bundle.clone(),

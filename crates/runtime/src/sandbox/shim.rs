@@ -22,6 +22,7 @@ use super::table::Table;
 use crate::binary;
 use crate::bootstrap::Endpoint;
 use crate::bundle::Bundle;
+use crate::connection::Connection;
 use crate::log::ShimLog;
 use crate::table::Key;
 use crate::tasks::{Inner, Tasks, blocking};
@@ -48,7 +49,7 @@ pub(super) struct Sandbox {
     pub key: Key,
     pub bundle: Bundle,
     pub endpoint: Endpoint,
-    pub client: Client,
+    pub client: Connection,
     /// Its shim was told to end: its going is no accident.
     pub ending: AtomicBool,
     pub _log: Option<ShimLog>,
@@ -286,7 +287,7 @@ impl Shared {
         let endpoint = started.context("start failed")?.stamped();
         let (noted, at) = (bundle.clone(), endpoint.clone());
         blocking(move || noted.write_bootstrap(&at)).await?;
-        let client = endpoint.connect(config.timeouts.start).await?;
+        let client = endpoint.connect(config, config.timeouts.start).await?;
         let (key, bundle) = (key.clone(), bundle.clone());
         Ok(Arc::new(Sandbox {
             key,

@@ -4,10 +4,10 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use corten_cgroups::{Cgroups, DeviceRule, Pids, Resources, Scope, update};
-use corten_sys::{MountChange, NewProcess, change_mount, clone_process, detached_clone};
+use corten_sys::{FolderLock, MountChange, NewProcess, change_mount, clone_process, detached_clone};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::channel::{Channel, Message};
@@ -22,7 +22,9 @@ use super::state::{State, start_socket, start_time};
 use super::{Failure, Streams, Target, hooks};
 
 /// How long processes may take to end once they are killed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long they may take before they are killed again.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// What is known of a container before there is a process, and the folder that it is kept in.
 pub(super) fn first_state(target: &Target, config: &Config, cgroups: Cgroups) -> Result<State, Failure> {
@@ -35,6 +37,7 @@ pub(super) fn first_state(target: &Target, config: &Config, cgroups: Cgroups) ->
         rootfs: target.bundle.join(&config.root.path),
         annotations: config.annotations.clone(),
         cgroups,
+        poststop: config.hooks.poststop.clone(),
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         ..State::default()
     })
@@ -85,7 +88,7 @@ pub(super) fn create(target: &Target, streams: &Streams) -> Result<i32, Failure>
         state: &state,
     };
     let pid = launch(&config, &state.cgroups, &namespaces, &proc, init)?;
-    let made = watch(&ours, &config, &namespaces, &proc, &mut state, pid);
+    let made = watch(&ours, &config, &namespaces, &proc, &mut state, (pid, target.lock.as_deref()));
     drop(place);
     let made = made.and_then(|()| pids.map_or(Ok(()), |pids| limit_pids(&state, pids)));
     if made.is_err() {
@@ -124,8 +127,13 @@ impl Place {
         })
         .map_err(words)?;
         let this = Self { holder, _stay: write };
-        let started =
-            scope.start(holder, &format!("container {}", state.id), wanted, state.cgroups.is_unified());
+        let started = scope.start(
+            holder,
+            &format!("container {}", state.id),
+            wanted,
+            &state.annotations,
+            state.cgroups.is_unified(),
+        );
         started.map_err(|error| format!("unable to start unit {:?}: {error}", scope.unit))?;
         Ok(this)
     }
@@ -230,7 +238,7 @@ fn watch(
     namespaces: &Namespaces,
     proc: &Proc,
     state: &mut State,
-    pid: i32,
+    (pid, lock): (i32, Option<&FolderLock>),
 ) -> Result<(), Failure> {
     const INIT: &str = "unable to start container process: error during container init";
     state.pid = pid;
@@ -243,8 +251,8 @@ fn watch(
     super::devices::move_in(config, pid)?;
     if needs_hooks(config) {
         told(channel, INIT)?;
-        hooks::run(&config.hooks.prestart, state, "creating", "prestart")?;
-        hooks::run(&config.hooks.create_runtime, state, "creating", "createRuntime")?;
+        hooks::run(&config.hooks.prestart, state, "creating", "prestart", lock)?;
+        hooks::run(&config.hooks.create_runtime, state, "creating", "createRuntime", lock)?;
         channel.go()?;
     }
     told(channel, INIT)
@@ -330,21 +338,32 @@ fn listen(folder: &Path) -> Result<UnixListener, Failure> {
     UnixListener::bind(start_socket(&path_of(&handle))).map_err(failed)
 }
 
-/// Removes all that a container has: processes, cgroups, state.
+/// Removes all that a container has: processes, cgroups, state; and runs the hooks that follow. The state goes last: what
+/// ends this half-way is begun again by whoever comes next.
 pub(super) fn destroy(target: &Target, state: &State) -> Result<(), Failure> {
-    if state.pid != 0 && start_time(state.pid) == Some(state.started) {
+    if state.is_alive() {
         corten_sys::kill(state.pid, 9).ok();
     }
-    match state.cgroups.signal(9) {
-        Err(error) if !error.is_not_found() => return Err(error.to_string()),
-        _ => {}
+    let scope = || state.scope.as_ref().map_or(Ok(()), Scope::stop);
+    let late = Instant::now() + PATIENCE;
+    loop {
+        match state.cgroups.signal(9) {
+            Err(error) if !error.is_not_found() => return Err(error.to_string()),
+            _ => {}
+        }
+        scope().map_err(|error| error.to_string())?;
+        // Once more, for what was on its way in.
+        match state.cgroups.remove(GLANCE) {
+            Err(error) if Instant::now() > late => return Err(error.to_string()),
+            Err(_) => {}
+            Ok(()) => break,
+        }
     }
     if let Some(group) = &state.rdt {
         super::rdt::remove(group);
     }
-    if let Some(scope) = &state.scope {
-        scope.stop().map_err(|error| error.to_string())?;
-    }
-    state.cgroups.remove(PATIENCE).map_err(|error| error.to_string())?;
-    std::fs::remove_dir_all(target.state()).map_err(|error| format!("{}: {error}", target.state().display()))
+    let followed = hooks::run(&state.poststop, state, "stopped", "poststop", target.lock.as_deref());
+    std::fs::remove_dir_all(target.state())
+        .map_err(|error| format!("{}: {error}", target.state().display()))?;
+    followed
 }

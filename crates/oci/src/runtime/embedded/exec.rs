@@ -1,8 +1,9 @@
 //! A further process in a container that runs.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use corten_cgroups::Cgroups;
 use corten_sys::{NewProcess, clone_process};
@@ -19,11 +20,16 @@ use super::seccomp::Listener;
 use super::state::{State, Status};
 use super::{Failure, Streams, Target, console};
 
+/// Said of a container whose first process has ended.
+pub const STOPPED: &str = "cannot exec in a stopped container";
+/// How long a first process may take to end once nothing can be added to it.
+const ENDING: Duration = Duration::from_secs(1);
+
 /// Starts it; answers its pid. The caller's parent becomes its parent.
 pub(super) fn exec(target: &Target, process: &Path, streams: &Streams) -> Result<i32, Failure> {
     let state = State::load(target)?;
     match state.status(target) {
-        Status::Stopped => return Err("cannot exec in a stopped container".into()),
+        Status::Stopped => return Err(STOPPED.into()),
         Status::Paused => return Err("cannot exec in a paused container".into()),
         _ => {}
     }
@@ -34,38 +40,44 @@ pub(super) fn exec(target: &Target, process: &Path, streams: &Streams) -> Result
     let console = console.map(UnixStream::connect).transpose();
     let console = console.map_err(|error| format!("console socket: {}", words(error)))?;
     let decides = Listener::connect(config.linux.seccomp.as_ref(), &state)?;
-    let namespaces = Namespaces::of(state.pid)?;
-    let groups = Groups::open(&state)?;
     let (ours, theirs) = Channel::pair()?;
-    // Those of processes and of time count for children only, so all can be joined before.
-    for (flag, namespace) in &namespaces {
-        join(*flag, namespace)?;
-    }
-    let joined_user = namespaces.iter().any(|(flag, _)| *flag == NEW_USER);
     let added = Added {
         id: &target.id,
         process: &process,
-        groups: &groups,
         proc: &proc,
         streams,
         console: console.as_ref(),
         filter: config.linux.seccomp.as_ref(),
         decides: decides.as_ref(),
         config: &config,
-        joined_user,
         keyring: !target.no_new_keyring,
         channel: theirs,
+        lock: target.lock.as_ref().map(|lock| lock.as_raw_fd()),
     };
-    let pid = groups.clone_into(|| added.run())?;
+    let pid = added.enter(&state).map_err(|failure| refused(failure, &proc, &state))?;
     drop(added);
     match ours.receive() {
         Message::Closed => Ok(pid),
         Message::Failed(failure) => {
             corten_sys::kill(pid, 9).ok();
-            Err(format!("unable to start container process: {failure}"))
+            let alive = proc.has(&state);
+            Err(if alive { format!("unable to start container process: {failure}") } else { STOPPED.into() })
         }
         Message::Go => Err("the process said something unexpected".into()),
     }
+}
+
+/// What of a container cannot be entered is perhaps going: a process namespace whose first process ends answers that
+/// there is no memory.
+fn refused(failure: Failure, proc: &Proc, state: &State) -> Failure {
+    let late = Instant::now() + ENDING;
+    while proc.has(state) {
+        if Instant::now() > late {
+            return failure;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    STOPPED.into()
 }
 
 /// The container's cgroups, opened before its file system takes the place of ours.
@@ -117,33 +129,50 @@ impl Groups {
 struct Added<'a> {
     id: &'a str,
     process: &'a Process,
-    groups: &'a Groups,
     proc: &'a Proc,
     streams: &'a Streams,
     console: Option<&'a UnixStream>,
     filter: Option<&'a Seccomp>,
     decides: Option<&'a Listener>,
     config: &'a Config,
-    joined_user: bool,
     keyring: bool,
     channel: Channel,
+    lock: Option<RawFd>,
 }
 
 impl Added<'_> {
+    /// Joins the container, and clones the process into it.
+    fn enter(&self, state: &State) -> Result<i32, Failure> {
+        let namespaces = Namespaces::of(state.pid)?;
+        if !self.proc.has(state) {
+            // What was opened may be another process' by now.
+            return Err(STOPPED.into());
+        }
+        let groups = Groups::open(state)?;
+        // Those of processes and of time count for children only, so all can be joined before.
+        for (flag, namespace) in &namespaces {
+            join(*flag, namespace)?;
+        }
+        let joined_user = namespaces.iter().any(|(flag, _)| *flag == NEW_USER);
+        groups.clone_into(|| self.run(&groups, joined_user))
+    }
+
     /// Ends as the program, or with a word about what failed.
-    fn run(&self) -> i32 {
-        let failure = match self.settle() {
-            Ok(program) => self.process.execute(&program),
+    fn run(&self, groups: &Groups, joined_user: bool) -> i32 {
+        let failure = match self.settle(groups, joined_user) {
+            Ok(program) => self.process.execute(&program, self.streams),
             Err(failure) => failure,
         };
         self.channel.fail(&failure);
         1
     }
 
-    fn settle(&self) -> Result<std::path::PathBuf, Failure> {
-        self.groups.enter_v1()?;
+    fn settle(&self, groups: &Groups, joined_user: bool) -> Result<std::path::PathBuf, Failure> {
+        groups.enter_v1()?;
+        // From here on it is found by its cgroups.
+        self.lock.into_iter().for_each(corten_sys::close_inherited);
         self.process.limit(self.proc)?;
-        if self.joined_user {
+        if joined_user {
             become_root()?;
         }
         rustix::process::setsid().map_err(|error| format!("setsid: {}", words(error)))?;

@@ -6,7 +6,9 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use corten_sys::FolderLock;
 use rustix::fs::MemfdFlags;
+use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::Failure;
 use super::config::Hook;
@@ -15,10 +17,16 @@ use super::state::State;
 /// How often a hook with a limit is looked at.
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// Runs all, one after the other, up to the first that fails.
-pub(super) fn run(hooks: &[Hook], state: &State, status: &str, when: &str) -> Result<(), Failure> {
+/// Runs all, one after the other, up to the first that fails. They share a lock that is held meanwhile.
+pub(super) fn run(
+    hooks: &[Hook],
+    state: &State,
+    status: &str,
+    when: &str,
+    lock: Option<&FolderLock>,
+) -> Result<(), Failure> {
     for (number, hook) in hooks.iter().enumerate() {
-        run_one(hook, state, status)
+        run_one(hook, state, status, lock)
             .map_err(|error| format!("error running {when} hook #{number}: {error}"))?;
     }
     Ok(())
@@ -32,7 +40,7 @@ fn input(text: &str) -> io::Result<File> {
     Ok(file)
 }
 
-fn run_one(hook: &Hook, state: &State, status: &str) -> Result<(), Failure> {
+fn run_one(hook: &Hook, state: &State, status: &str, lock: Option<&FolderLock>) -> Result<(), Failure> {
     let mut command = Command::new(&hook.path);
     if let [name, args @ ..] = hook.args.as_slice() {
         command.arg0(name).args(args);
@@ -42,7 +50,11 @@ fn run_one(hook: &Hook, state: &State, status: &str) -> Result<(), Failure> {
     command.stdin(input).stdout(Stdio::null()).stderr(Stdio::piped());
     // What gives up a creation gives up its hooks.
     corten_sys::die_with_parent(&mut command);
-    let mut child = command.spawn().map_err(|error| format!("{}: {error}", hook.path.display()))?;
+    let pass_on = |flags: FdFlags| lock.map_or(Ok(()), |lock| fcntl_setfd(lock, flags));
+    pass_on(FdFlags::empty()).map_err(|error| error.to_string())?;
+    let spawned = command.spawn();
+    pass_on(FdFlags::CLOEXEC).map_err(|error| error.to_string())?;
+    let mut child = spawned.map_err(|error| format!("{}: {error}", hook.path.display()))?;
     if let Some(seconds) = hook.timeout {
         let late = Instant::now() + Duration::from_secs(seconds);
         while matches!(child.try_wait(), Ok(None)) {

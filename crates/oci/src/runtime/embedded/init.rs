@@ -1,7 +1,7 @@
 //! The process of a container between its clone and its program.
 
 use std::io::{Read, Write};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -62,6 +62,10 @@ impl Init<'_> {
         let (config, process) = (self.config, self.process);
         rustix::process::umask(Mode::empty());
         self.cgroups.enter_v1().map_err(|error| format!("unable to enter cgroups: {error}"))?;
+        // From here on it is found by its cgroups.
+        if let Some(lock) = &self.target.lock {
+            corten_sys::close_inherited(lock.as_raw_fd());
+        }
         process.limit(self.proc)?;
         self.enter_namespaces()?;
         rustix::process::setsid().map_err(|error| format!("setsid: {}", words(error)))?;
@@ -78,7 +82,7 @@ impl Init<'_> {
             self.channel.go()?;
             self.channel.wait()?;
         }
-        hooks::run(&config.hooks.create_container, self.state, "creating", "createContainer")?;
+        hooks::run(&config.hooks.create_container, self.state, "creating", "createContainer", None)?;
         rootfs.enter(!self.target.no_pivot)?;
         if let Some(personality) = &config.linux.personality {
             set_personality(personality)?;
@@ -158,7 +162,7 @@ impl Init<'_> {
 
     fn execute(&self, program: &Path) -> Failure {
         let start_container = &self.config.hooks.start_container;
-        if let Err(failure) = hooks::run(start_container, self.state, "created", "startContainer") {
+        if let Err(failure) = hooks::run(start_container, self.state, "created", "startContainer", None) {
             return failure;
         }
         if let Some(filter) = self.config.linux.seccomp.as_ref().filter(|_| self.process.no_new_privileges)
@@ -166,7 +170,7 @@ impl Init<'_> {
         {
             return failure;
         }
-        self.process.execute(program)
+        self.process.execute(program, self.streams)
     }
 }
 

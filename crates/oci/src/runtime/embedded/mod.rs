@@ -27,20 +27,25 @@ mod state;
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use corten_cgroups::Resources;
+use corten_sys::FolderLock;
 
 use super::{Checkpoint, Streams, Target};
 use config::Config;
 use state::State;
 
+pub use exec::STOPPED;
 pub use features::features;
 pub use state::Status;
 
 /// What went wrong, in the words that clients match.
 pub type Failure = String;
 
+/// How long those who make something of a container may take to end once they are killed.
+const MAKING: Duration = Duration::from_secs(3);
 /// How long freezing may take.
 const FREEZING: Duration = Duration::from_secs(10);
 
@@ -112,7 +117,7 @@ pub fn start(target: &Target) -> Result<UnixStream, Failure> {
 /// What failed.
 pub fn started(target: &Target) -> Result<(), Failure> {
     let config = Config::read(&target.bundle)?;
-    hooks::run(&config.hooks.poststart, &State::load(target)?, "running", "poststart")
+    hooks::run(&config.hooks.poststart, &State::load(target)?, "running", "poststart", None)
 }
 
 /// Whether there are hooks that follow a start.
@@ -176,6 +181,9 @@ pub fn kill(target: &Target, signal: i32, all: bool) -> Result<(), Failure> {
 /// # Errors
 /// What failed; that there is nothing is `container does not exist`.
 pub fn delete(target: &Target, force: bool) -> Result<(), Failure> {
+    // What is still being made of it, by somebody who is gone by now, is waited for.
+    let lock = FolderLock::alone(&target.bundle, MAKING).ok();
+    let target = &Target { lock: lock.map(Arc::new), ..target.clone() };
     let state = State::load(target).inspect_err(|_| {
         if force {
             // One that was ended before it had written anything down.
@@ -185,11 +193,7 @@ pub fn delete(target: &Target, force: bool) -> Result<(), Failure> {
     if !force && !matches!(state.status(target), Status::Stopped | Status::Created) {
         return Err(format!("cannot delete container {} that is not stopped: running", target.id));
     }
-    create::destroy(target, &state)?;
-    if let Ok(config) = Config::read(&target.bundle) {
-        hooks::run(&config.hooks.poststop, &state, "stopped", "poststop")?;
-    }
-    Ok(())
+    create::destroy(target, &state)
 }
 
 /// Freezes or thaws a container, and waits until it is.

@@ -59,16 +59,14 @@ impl Namespaces {
         Ok(found)
     }
 
-    /// Those of a process that differ from our own.
+    /// Those of a process that differ from our own; a failure when it has ended.
     pub(super) fn of(pid: i32) -> Result<Vec<(u64, OwnedFd)>, Failure> {
         let mut found = Vec::new();
         for (_, name, flag) in KINDS {
             let path = format!("/proc/{pid}/ns/{name}");
-            let (Ok(theirs), Ok(ours)) =
-                (std::fs::read_link(&path), std::fs::read_link(format!("/proc/self/ns/{name}")))
-            else {
-                continue;
-            };
+            // Not every kernel has all kinds.
+            let Ok(ours) = std::fs::read_link(format!("/proc/self/ns/{name}")) else { continue };
+            let theirs = std::fs::read_link(&path).map_err(|error| format!("{path}: {}", words(error)))?;
             if theirs != ours {
                 found.push((flag, open(Path::new(&path))?));
             }

@@ -1,7 +1,7 @@
 //! What a process is when its program begins: user, capabilities, limits, streams; and the program itself.
 
 use std::ffi::CString;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -11,10 +11,11 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::Failure;
 use super::config::{Personality, Process, Scheduler, Seccomp};
 use super::rootfs::words;
 use super::seccomp::{self, Listener};
+use super::state::{State, started};
+use super::{Failure, Streams};
 
 /// Most of a `passwd` that is read.
 const PASSWD: u64 = 4 << 20;
@@ -34,6 +35,16 @@ impl Proc {
     pub(super) fn own_pid(&self) -> Result<i32, Failure> {
         let link = rustix::fs::readlinkat(&self.0, "self", Vec::new()).map_err(words)?;
         link.to_string_lossy().parse().map_err(|_| "/proc/self leads nowhere".to_owned())
+    }
+
+    /// Whether a container's first process has not ended; from within the container, too.
+    pub(super) fn has(&self, state: &State) -> bool {
+        let mut stat = String::new();
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let read = openat(&self.0, format!("{}/stat", state.pid), flags, Mode::empty())
+            .map_err(std::io::Error::from)
+            .and_then(|file| std::fs::File::from(file).read_to_string(&mut stat));
+        read.is_ok() && started(&stat) == Some(state.started)
     }
 
     /// Writes to a file, by its path below `/proc`.
@@ -143,7 +154,7 @@ impl Process {
     }
 
     /// Becomes the program; returns only when that fails.
-    pub(super) fn execute(&self, program: &Path) -> Failure {
+    pub(super) fn execute(&self, program: &Path, streams: &Streams) -> Failure {
         let text = |text: &[u8]| CString::new(text).unwrap_or_default();
         let path = text(program.as_os_str().as_bytes());
         let args: Vec<CString> = self.args.iter().map(|arg| text(arg.as_bytes())).collect();
@@ -151,7 +162,11 @@ impl Process {
         if !self.env.iter().any(|one| one.starts_with("HOME=")) {
             environment.push(text(format!("HOME={}", home(self.user.uid)).as_bytes()));
         }
-        corten_sys::close_on_exec();
+        if streams.listening > 0 {
+            let told = [format!("LISTEN_FDS={}", streams.listening), "LISTEN_PID=1".to_owned()];
+            environment.extend(told.map(|one| text(one.as_bytes())));
+        }
+        corten_sys::close_on_exec(3 + i32::try_from(streams.more).unwrap_or(0));
         let error = corten_sys::execute(&path, &args, &environment);
         format!("exec {}: {}", program.display(), words(error))
     }

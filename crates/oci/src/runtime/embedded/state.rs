@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use corten_cgroups::{Cgroups, Scope};
 use serde::{Deserialize, Serialize};
 
+use super::config::Hook;
 use super::{Failure, Target};
 
 /// A container.
@@ -28,6 +29,8 @@ pub(super) struct State {
     /// Group of the processor's resources that goes with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rdt: Option<PathBuf>,
+    /// Hooks that run when it is removed, whatever has become of the bundle by then.
+    pub poststop: Vec<Hook>,
     /// Seconds since 1970.
     pub created: u64,
 }
@@ -73,8 +76,13 @@ impl State {
         saved.map_err(|error| format!("{}: {error}", folder.display()))
     }
 
+    /// Whether its first process has not ended.
+    pub(super) fn is_alive(&self) -> bool {
+        self.pid != 0 && start_time(self.pid) == Some(self.started)
+    }
+
     pub(super) fn status(&self, target: &Target) -> Status {
-        if self.pid == 0 || start_time(self.pid) != Some(self.started) {
+        if !self.is_alive() {
             Status::Stopped
         } else if start_socket(&target.state()).exists() {
             Status::Created
@@ -101,7 +109,11 @@ pub(super) fn start_socket(folder: &Path) -> PathBuf {
 
 /// When a process was started, if it has not ended.
 pub(super) fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    started(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The same, from what the kernel tells of a process.
+pub(super) fn started(stat: &str) -> Option<u64> {
     // The name before may contain anything.
     let mut fields = stat.rsplit(')').next()?.split_whitespace();
     if matches!(fields.next()?, "Z" | "X") {
