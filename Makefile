@@ -51,7 +51,7 @@ soak: ## containers at random while everything is killed at random, for SECONDS=
 	@scripts/setup test
 	@scripts/peers $(PEERS)
 	cargo build -p containerd -p ctr -p containerd-shim-runc-v2
-	PEERS=$(PEERS) SOAK_SECONDS=$(SECONDS) cargo test -p corten-tests --test soak -- --nocapture
+	PEERS=$(PEERS) SOAK_SECONDS=$(SECONDS) cargo test -p corten-tests --test soak -- --ignored --nocapture
 
 .PHONY: test-differential
 test-differential: ## the tables of requests and answers, on our daemon and on Debian's containerd 2.1

@@ -34,7 +34,7 @@ fn microseconds(value: &Value) -> Option<Value> {
     let number = match *value {
         Value::Number(seconds) => seconds.checked_mul(SECOND)?,
         Value::Integer(_, seconds) => u64::try_from(seconds).ok()?.checked_mul(SECOND)?,
-        Value::Real(seconds) if seconds >= 0.0 && seconds < 1e12 => (seconds * SECOND as f64) as u64,
+        Value::Real(seconds) if (0.0..1e12).contains(&seconds) => (seconds * SECOND as f64) as u64,
         _ => return None,
     };
     Some(Value::Number(number))
