@@ -60,17 +60,6 @@ test-differential: ## the tables of requests and answers, on our daemon and on D
 	cargo build -p containerd -p ctr
 	PEERS=$(PEERS) cargo nextest run -p corten-tests --test conformance --no-fail-fast
 
-# The suites that the host's cgroups, kernel and programs matter to.
-GUEST_TESTS := --test oci --test shim
-
-.PHONY: test-guest
-test-guest: ## the OCI runtime and the shim on another kernel with cgroups of v2 alone, in an emulated machine; ONLY=pattern
-	@scripts/setup guest
-	@scripts/peers $(PEERS) containerd-2.1 oci crun criu tools guest
-	cargo build --workspace --bins
-	cargo test --workspace --no-run $(GUEST_TESTS) 2>&1 | tee target/guest.txt
-	GUEST_ARGS="$(ONLY) --test-threads 2" scripts/guest $(PEERS) target/debug $$(sed -n 's|.*(\(target/debug/deps/.*\))|\1|p' target/guest.txt)
-
 .PHONY: test-docker
 test-docker: ## Docker Engine 20.10 and 26.1 on our daemon; with PEERS=DIR on Debian's too, and the table for docs/docker.md
 	@scripts/setup test

@@ -1,5 +1,5 @@
 //! Hosts that have cgroups of v2 alone. Such a one is played here by what each command sees; controllers, which the real
-//! host may have elsewhere, are not among it. `make test-guest` has a kernel of that kind.
+//! host may have elsewhere, are not among it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
