@@ -33,12 +33,14 @@ pub fn nothing_left(engine: &Engine) {
     assert!(lines.is_empty(), "left behind:\n{}\n{}", lines.join("\n"), said_of(engine, &lines));
 }
 
-/// What the engine has logged about the things of these names, which are parts of paths.
+/// What the engine and the daemon have logged about the things of these names, which are parts of paths, and beside it.
 fn said_of(engine: &Engine, lines: &[String]) -> String {
-    let names: Vec<&str> =
-        lines.iter().flat_map(|line| line.split(['/', ' '])).filter(|it| it.len() == 64).collect();
-    let log = engine.log();
-    let said = log.lines().filter(|line| names.iter().any(|name| line.contains(name)));
+    let names: BTreeSet<&str> =
+        lines.iter().flat_map(|line| line.split(['/', ' '])).filter(|word| word.len() == 64).collect();
+    let log = engine.log() + &engine.node.lock().unwrap().log();
+    let log: Vec<&str> = log.lines().collect();
+    let named = |line: &&str| names.iter().any(|name| line.contains(name));
+    let said = log.windows(5).filter(|around| around.iter().any(named)).map(|around| around[2]);
     said.collect::<Vec<_>>().join("\n")
 }
 
@@ -93,7 +95,9 @@ fn records(engine: &Engine, found: &mut BTreeSet<String>) -> Vec<String> {
         if namespace == HISTORY {
             continue;
         }
-        for kind in ["containers", "tasks", "images", "content", "leases"] {
+        let list = ctr(namespace, &["tasks", "ls"]);
+        found.extend(list.lines().skip(1).map(|line| format!("tasks {namespace} {line}")));
+        for kind in ["containers", "images", "content", "leases"] {
             let list = ctr(namespace, &[kind, "ls", "-q"]);
             found.extend(list.lines().map(|id| format!("{kind} {namespace} {id}")));
         }
