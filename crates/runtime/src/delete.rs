@@ -24,6 +24,8 @@ use crate::{binary, table};
 const FORSAKEN: Duration = Duration::from_secs(60);
 /// How long an event may be on its way after its sender has ended.
 const IN_FLIGHT: Duration = Duration::from_millis(200);
+/// How long a shim that has been told to end may take; one with other containers goes on.
+const ENDING: Duration = Duration::from_secs(1);
 /// How often a dead shim's binary is asked to clean up.
 const CLEANUPS: usize = 3;
 /// How long others may take who hold the lock of the sockets' folder.
@@ -237,6 +239,8 @@ pub(crate) async fn dismiss(config: &Config, endpoint: &Endpoint, bundle: &Bundl
     if let Ok(shim) = Shim::connect(config, endpoint.clone(), &bundle.namespace, &bundle.id, limit).await {
         let _ = shim.delete("", Some(limit)).await;
         let _ = shim.shutdown(limit).await;
+        // It may be killed while it ends: its socket is looked at when it has.
+        let _ = tokio::time::timeout(ENDING, shim.client.closed()).await;
         shim.client.close();
     }
     remove_stale(config, endpoint).await;

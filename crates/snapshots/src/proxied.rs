@@ -142,8 +142,13 @@ impl Proxied {
 
     pub(crate) async fn stat(&self, ctx: &Context, name: &str) -> Result<SnapshotRecord> {
         let record = self.record(ctx, name)?;
-        let info = self.proxy.snapshotter.stat(ctx, &record.key).await?;
-        Ok(merged(record, info))
+        match self.proxy.snapshotter.stat(ctx, &record.key).await {
+            Err(error) if error.is_not_found() && !record.committing.is_empty() => {
+                let info = self.proxy.snapshotter.stat(ctx, &record.committing).await.map_err(|_| error)?;
+                Ok(half_committed(record, info))
+            }
+            info => Ok(merged(record, info?)),
+        }
     }
 
     pub(crate) async fn update(
@@ -174,10 +179,11 @@ impl Proxied {
         }
         let infos = self.proxy.snapshotter.list(Some(ctx), Vec::new()).await?;
         let infos: BTreeMap<String, Info> = infos.into_iter().map(|info| (info.key.clone(), info)).collect();
-        let merged = records
-            .into_iter()
-            .filter_map(|record| Some(merged(record.clone(), infos.get(&record.key)?.clone())));
-        Ok(merged.filter(|record| filter.matches(record)).collect())
+        let shown = records.into_iter().filter_map(|record| match infos.get(&record.key) {
+            Some(info) => Some(merged(record, info.clone())),
+            None => infos.get(&record.committing).map(|info| half_committed(record, info.clone())),
+        });
+        Ok(shown.filter(|record| filter.matches(record)).collect())
     }
 
     pub(crate) async fn usage(&self, ctx: &Context, name: &str) -> Result<Usage> {
@@ -247,6 +253,13 @@ fn merged(mut record: SnapshotRecord, info: Info) -> SnapshotRecord {
     }
     record.kind = info.kind;
     record
+}
+
+/// The snapshotter has committed it, but whoever asked has not heard of it: it is what it was, and the commit that
+/// is asked for again finds itself done.
+fn half_committed(record: SnapshotRecord, info: Info) -> SnapshotRecord {
+    let kind = record.kind;
+    SnapshotRecord { kind, ..merged(record, info) }
 }
 
 #[cfg(test)]

@@ -23,7 +23,9 @@ fn path() -> String {
 
 fn shell(program: &str, args: &[&str]) -> Vec<String> {
     let mut command = Command::new(program);
-    command.args(args).env("PATH", path()).env("HOME", "/nonexistent");
+    // Some make folders there.
+    let home = corten_tests::Scratch::new();
+    command.args(args).env("PATH", path()).env("HOME", home.path());
     run(command).ok().lines().map(str::to_owned).collect()
 }
 

@@ -51,7 +51,10 @@ thread_local! {
 pub fn play(engine: &Engine, threads: usize, areas: &[Area]) {
     set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let text = info.payload_as_str().unwrap_or_default().to_owned();
+        let payload = info.payload();
+        let text = payload.downcast_ref::<String>().cloned();
+        let text =
+            text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
         MESSAGE.with(|message| *message.borrow_mut() = format!("{place}: {text}"));
         if std::thread::current().name().is_some() {
             eprintln!("{place}: {text}");

@@ -15,7 +15,6 @@ fn leases(state: &[String]) -> HashSet<&str> {
 }
 
 #[test]
-#[ignore = "now and then the file of a result that is being written when its writer is killed stays"]
 fn two_hundred_containers_come_and_go_while_the_daemon_is_killed() {
     const ALL: usize = 200;
     const AT_ONCE: usize = 20;

@@ -292,6 +292,8 @@ impl Attachments {
     pub fn sweep(&self) -> Result<usize> {
         let swept = {
             let _alone = self.lock(FlockOperation::LockExclusive)?;
+            // What a loss of power, or the end of its writer, has left.
+            Record::remove_unreadable(&self.cni.cache);
             let mut swept = 0;
             for definition in self.definitions()? {
                 swept += self.sweep_network(&definition.name)?;
@@ -342,7 +344,6 @@ impl Attachments {
         if std::fs::read_to_string(&path).is_ok_and(|swept| swept == boot) {
             return Ok(());
         }
-        Record::remove_unreadable(&self.cni.cache);
         self.sweep()?;
         std::fs::write(&path, boot).with_context(|| format!("write {}", path.display()))
     }

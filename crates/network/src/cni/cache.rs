@@ -100,7 +100,7 @@ impl Record {
         Ok(found)
     }
 
-    /// Removes the files of a folder that are no records: what a loss of power has left.
+    /// Removes the files of a folder that are no records, or not yet; nobody may be writing one.
     pub fn remove_unreadable(folder: &Path) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             if Self::load(&entry.path()).is_none() {

@@ -26,6 +26,12 @@ fn an_attachment_whose_namespace_is_gone_is_swept() {
     assert_eq!(machine.on(|| machine.networks.sweep()).unwrap(), 0);
     // And one that is detached after all is no failure.
     machine.detach("dead");
+    // Its writer was killed in the middle.
+    let half = machine.networks.root().join("results/.lab-half-eth0");
+    std::fs::write(&half, "{").unwrap();
+    machine.on(|| machine.networks.sweep()).unwrap();
+    assert!(!half.exists());
+    assert_eq!(machine.state(), before);
 }
 
 /// The machine's state, whichever addresses were given.
