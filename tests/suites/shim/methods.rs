@@ -330,7 +330,9 @@ async fn what_shares_the_hosts_processes_does_not_outlive_its_init() {
 #[tokio::test]
 async fn all_processes_of_a_container_get_a_signal() {
     let lab = Lab::ours();
-    let shim = lab.created("c", "trap 'exit 7' USR1; while :; do sleep 1000 & wait; done", &json!({})).await;
+    let script = "trap 'sleep 1; exit 7' USR1; while :; do sleep 1000 & wait; done";
+    // What ends the first process ends the others at once, by another signal.
+    let shim = lab.created("c", script, &json!({})).await;
     shim.start("c", "").await.unwrap();
     shim.exec("c", "e", "exec sleep 1000", QUIET, false).await.unwrap();
     shim.start("c", "e").await.unwrap();
