@@ -294,6 +294,12 @@ impl Pool {
             return Ok(Vec::new());
         }
         let _lock = self.lock()?;
+        // Whoever was killed before a lease had its name has left its file.
+        for entry in std::fs::read_dir(&self.folder)?.flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                std::fs::remove_file(entry.path()).ok();
+            }
+        }
         let stale: Vec<Lease> = self.leases()?.into_iter().filter(|lease| gone(&lease.owner)).collect();
         self.release_files(stale.iter().map(|lease| lease.address))?;
         Ok(stale.into_iter().map(|lease| lease.owner).collect())
