@@ -120,7 +120,7 @@ impl<'a> Starts<'a> {
 
     fn rows(&self, what: &str, [ours, theirs, crun]: [f64; 3]) {
         row(what, "ms", ours, theirs, BUDGET);
-        row("  beside Debian's with crun", "ms", ours, crun, None);
+        row("  beside Debian's 1.6 with crun", "ms", ours, crun, None);
     }
 }
 
