@@ -42,7 +42,7 @@ pub use registry::{Guard, Registry};
 pub use scratch::Scratch;
 pub use scripted::{Fault, ScriptedRegistry};
 pub use session::Session;
-pub use terminal::{Screen, Terminal};
+pub use terminal::Terminal;
 pub use token_server::TokenServer;
 
 use std::time::{Duration, Instant};

@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use crate::terminal::{pair, set_size};
 
 /// How long something may take to appear.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,13 +34,7 @@ impl Session {
     /// When it cannot be started.
     pub fn start(command: &Command) -> Self {
         let line = format!("{command:?}");
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        set_size(&master, (80, 24));
-        let flags = OFlags::RDWR | OFlags::NOCTTY;
-        let slave = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).unwrap();
+        let (keyboard, slave) = pair(24, 80);
         // The command's session has the terminal as its own: Ctrl-C and changes of size become signals.
         let mut started = Command::new("setsid");
         started.arg("--ctty").arg(command.get_program()).args(command.get_args()).env("TERM", "xterm");
@@ -56,7 +48,7 @@ impl Session {
         let child = started.stdin(end()).stdout(end()).stderr(end()).spawn();
         let child = child.unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
         let screen = Arc::new(Mutex::new(vt100::Parser::new(24, 80, 0)));
-        let mut output = File::from(master.try_clone().unwrap());
+        let mut output = keyboard.try_clone().unwrap();
         let shown = Arc::clone(&screen);
         let reader = std::thread::spawn(move || {
             let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
@@ -67,7 +59,7 @@ impl Session {
             }
             all
         });
-        Self { line, child, keyboard: File::from(master), screen, reader: Some(reader) }
+        Self { line, child, keyboard, screen, reader: Some(reader) }
     }
 
     /// Presses keys; after the end nobody reads them.
@@ -85,7 +77,7 @@ impl Session {
 
     /// Makes the terminal as large as this: columns and lines.
     pub fn resize(&self, (columns, lines): (u16, u16)) {
-        set_size(&self.keyboard, (columns, lines));
+        set_size(&self.keyboard, lines, columns);
         self.screen.lock().unwrap().screen_mut().set_size(lines, columns);
     }
 
@@ -153,9 +145,4 @@ impl Drop for Session {
             self.child.wait().ok();
         }
     }
-}
-
-fn set_size(terminal: impl std::os::fd::AsFd, (columns, lines): (u16, u16)) {
-    let size = Winsize { ws_col: columns, ws_row: lines, ws_xpixel: 0, ws_ypixel: 0 };
-    tcsetwinsize(terminal, size).unwrap();
 }

@@ -1,11 +1,13 @@
-//! A command on a terminal, and what the terminal shows.
+//! A command on a terminal, and what it writes there.
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::process::{Child, Command};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -35,15 +37,11 @@ impl Terminal {
     /// # Panics
     /// When it cannot be started.
     pub fn sized(mut command: Command, rows: u16, columns: u16) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&master, size).unwrap();
-        let slave = || File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-        let child = command.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap();
-        let master = File::from(master);
+        let (master, slave) = pair(rows, columns);
+        let end = || slave.try_clone().unwrap();
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        // What it holds of the other end would keep the terminal open.
+        drop((command, slave));
         let mut reader = master.try_clone().unwrap();
         let (sender, output) = mpsc::channel();
         std::thread::spawn(move || {
@@ -72,8 +70,7 @@ impl Terminal {
     /// # Panics
     /// When it has gone.
     pub fn resize(&self, rows: u16, columns: u16) {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&self.master, size).unwrap();
+        set_size(&self.master, rows, columns);
     }
 
     /// Types.
@@ -121,67 +118,18 @@ impl Drop for Terminal {
     }
 }
 
-/// The lines that a terminal shows after what was written to it.
-#[derive(Debug)]
-pub struct Screen {
-    lines: Vec<Vec<char>>,
-    row: usize,
-    column: usize,
-    rows: usize,
-    /// The beginning of an order that has not come as a whole.
-    order: Option<String>,
+/// The two ends of a new terminal: the master's, and the one for a command.
+pub(crate) fn pair(rows: u16, columns: u16) -> (File, File) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let slave = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    set_size(&master, rows, columns);
+    (File::from(master), File::from(slave))
 }
 
-impl Screen {
-    /// An empty one of so many lines, which are wide enough.
-    pub fn new(rows: usize) -> Self {
-        Self { lines: vec![Vec::new(); rows], row: 0, column: 0, rows, order: None }
-    }
-
-    /// Shows what is written. Orders that move the cursor or clear something are followed, others mean nothing.
-    pub fn write(&mut self, bytes: &[u8]) {
-        for symbol in String::from_utf8_lossy(bytes).chars() {
-            if let Some(order) = &mut self.order {
-                order.push(symbol);
-                if symbol.is_ascii_alphabetic() {
-                    let order = self.order.take().unwrap_or_default();
-                    self.follow(order.trim_start_matches('['));
-                }
-                continue;
-            }
-            match symbol {
-                '\u{1b}' => self.order = Some(String::new()),
-                '\r' => self.column = 0,
-                '\n' if self.row + 1 == self.rows => {
-                    self.lines.remove(0);
-                    self.lines.push(Vec::new());
-                }
-                '\n' => self.row += 1,
-                other => {
-                    let line = &mut self.lines[self.row];
-                    line.resize(line.len().max(self.column + 1), ' ');
-                    line[self.column] = other;
-                    self.column += 1;
-                }
-            }
-        }
-    }
-
-    fn follow(&mut self, order: &str) {
-        let (count, kind) = order.split_at(order.len() - 1);
-        let count = count.parse().unwrap_or(1);
-        match kind {
-            "A" => self.row = self.row.saturating_sub(count),
-            "B" => self.row = (self.row + count).min(self.rows - 1),
-            "K" => self.lines[self.row].clear(),
-            "J" => self.lines[self.row..].iter_mut().for_each(Vec::clear),
-            _ => {}
-        }
-    }
-
-    /// The lines that are not empty.
-    pub fn lines(&self) -> Vec<String> {
-        let lines = self.lines.iter().map(|line| line.iter().collect::<String>().trim_end().to_owned());
-        lines.filter(|line| !line.is_empty()).collect()
-    }
+pub(crate) fn set_size(terminal: impl AsFd, rows: u16, columns: u16) {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(terminal, size).unwrap();
 }

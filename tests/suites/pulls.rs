@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use corten_tests::{Fault, Image, ImageBuilder, Layer, Node, Screen, ScriptedRegistry, Terminal, eventually};
+use corten_tests::{Fault, Image, ImageBuilder, Layer, Node, ScriptedRegistry, Terminal, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines of the terminal.
 const ROWS: u16 = 12;
+const COLUMNS: u16 = 120;
 
 /// Busybox below many small layers.
 fn tall() -> Image {
@@ -27,20 +28,30 @@ fn slow(image: Image) -> (ScriptedRegistry, String) {
 
 fn pull(node: &Node, registry: &ScriptedRegistry) -> Terminal {
     let command = node.ctr_command(["images", "pull", "--plain-http", &registry.reference()]);
-    Terminal::sized(command, ROWS, 120)
+    Terminal::sized(command, ROWS, COLUMNS)
+}
+
+fn screen() -> vt100::Parser {
+    vt100::Parser::new(ROWS, COLUMNS, 0)
+}
+
+/// The lines of a screen that are not empty.
+fn lines(screen: &vt100::Parser) -> Vec<String> {
+    let lines = screen.screen().rows(0, COLUMNS).map(|line| line.trim_end().to_owned());
+    lines.filter(|line| !line.is_empty()).collect()
 }
 
 #[test]
 fn bars_are_drawn_in_place_and_leave_one_line() {
     let node = Node::start();
     let (registry, _) = slow(tall());
-    let (mut terminal, mut screen) = (pull(&node, &registry), Screen::new(ROWS.into()));
+    let (mut terminal, mut screen) = (pull(&node, &registry), screen());
     let mut seen = Vec::new();
     while let Some(output) = terminal.next_output() {
-        screen.write(&output);
-        seen.push(screen.lines());
+        screen.process(&output);
+        seen.push(lines(&screen));
     }
-    assert_eq!(terminal.end(), 0, "{:?}", screen.lines());
+    assert_eq!(terminal.end(), 0, "{:?}", lines(&screen));
     let shown = |words: &[&str]| {
         let mut lines = seen.iter().flatten();
         assert!(lines.any(|line| words.iter().all(|word| line.contains(word))), "{words:?} in {seen:#?}");
@@ -52,7 +63,7 @@ fn bars_are_drawn_in_place_and_leave_one_line() {
         assert!(lines.len() < ROWS.into(), "{lines:#?}");
         assert!(lines.iter().filter(|line| line.contains(" done ")).count() <= 1, "{lines:#?}");
     }
-    let left = screen.lines();
+    let left = lines(&screen);
     assert!(matches!(left.as_slice(), [line] if line.starts_with("Pulling")), "{left:#?}");
     node.finish();
 }
@@ -61,17 +72,17 @@ fn bars_are_drawn_in_place_and_leave_one_line() {
 fn an_interrupted_pull_shows_nothing_and_goes_on_where_it_was() {
     let node = Node::start();
     let (registry, layer) = slow(ImageBuilder::busybox().build());
-    let (mut terminal, mut screen) = (pull(&node, &registry), Screen::new(ROWS.into()));
+    let (mut terminal, mut screen) = (pull(&node, &registry), screen());
     let arrived = || node.ctr(["content", "active"]).ok().lines().any(|line| line.contains("layer-"));
     eventually("the layer comes", PATIENCE, || arrived().then_some(()));
     // Something of it is on the disk.
     std::thread::sleep(Duration::from_millis(300));
     kill_process(Pid::from_raw(terminal.pid() as i32).unwrap(), Signal::INT).unwrap();
     while let Some(output) = terminal.next_output() {
-        screen.write(&output);
+        screen.process(&output);
     }
     assert_eq!(terminal.end(), 130);
-    assert_eq!(screen.lines(), Vec::<String>::new(), "the terminal is clean");
+    assert_eq!(lines(&screen), Vec::<String>::new(), "the terminal is clean");
     eventually("what was extracted is gone", PATIENCE, || {
         (node.ctr(["snapshots", "ls"]).ok().lines().count() == 1).then_some(())
     });

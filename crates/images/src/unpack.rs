@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use corten_diff::{Applied, ApplyRequest, Differs, Source};
+use corten_snapshots::Commit;
 use corten_types::{Context, Descriptor, Digest, Error, Labels, Mount, Result, ResultExt, timestamp};
 use futures_util::future::try_join_all;
 use tokio::sync::oneshot;
@@ -464,12 +465,9 @@ impl Job {
         let parent = layer.parent.as_ref().filter(|_| rebase).map_or("", Digest::as_str);
         let (chain_id, labels) = (layer.chain_id.as_str(), layer.labels.clone());
         let snapshots = &self.service.shared.snapshots;
-        let (ctx, name, key) = (&self.ctx, &self.snapshotter, &filled.key);
-        let committed = match is_synced {
-            true => snapshots.commit_synced(ctx, name, chain_id, key, labels, parent).await,
-            false => snapshots.commit(ctx, name, chain_id, key, labels, parent).await,
-        };
-        match committed {
+        let (snapshotter, key) = (self.snapshotter.as_str(), filled.key.as_str());
+        let commit = Commit { snapshotter, name: chain_id, key, parent, labels, is_synced };
+        match snapshots.commit(&self.ctx, commit).await {
             Ok(()) => {
                 self.keys().remove(key);
                 Ok(())

@@ -26,4 +26,4 @@ pub use erofs::{Erofs, ErofsOptions};
 pub use native::Native;
 pub use overlay::{Overlay, OverlayOptions};
 pub use proxy::{Info, Proxy, Snapshotter};
-pub use service::Snapshots;
+pub use service::{Commit, Snapshots};

@@ -38,13 +38,20 @@ enum Target {
     Proxied(Proxied),
 }
 
-/// What a commit is told.
-pub(crate) struct Commit<'a> {
+/// A commit of the active snapshot `key` as `name`.
+#[derive(Clone, Debug, Default)]
+pub struct Commit<'a> {
+    /// Name of the snapshotter.
     pub snapshotter: &'a str,
+    /// What it is called from then on.
     pub name: &'a str,
+    /// The active snapshot.
     pub key: &'a str,
+    /// Given only where the snapshot has none yet, else empty.
     pub parent: &'a str,
+    /// Those of the committed one.
     pub labels: Labels,
+    /// The caller has brought its data to the disk.
     pub is_synced: bool,
 }
 
@@ -183,37 +190,8 @@ impl Snapshots {
     ///
     /// # Errors
     /// NotFound, AlreadyExists, FailedPrecondition; InvalidArgument for a `parent` where there is one.
-    pub async fn commit(
-        &self,
-        ctx: &Context,
-        snapshotter: &str,
-        name: &str,
-        key: &str,
-        labels: Labels,
-        parent: &str,
-    ) -> Result<()> {
-        self.settle(ctx, Commit { snapshotter, name, key, parent, labels, is_synced: false }).await
-    }
-
-    /// As [`Self::commit`], of a snapshot whose data the caller has brought to the disk.
-    ///
-    /// # Errors
-    /// Those of [`Self::commit`].
-    pub async fn commit_synced(
-        &self,
-        ctx: &Context,
-        snapshotter: &str,
-        name: &str,
-        key: &str,
-        labels: Labels,
-        parent: &str,
-    ) -> Result<()> {
-        self.settle(ctx, Commit { snapshotter, name, key, parent, labels, is_synced: true }).await
-    }
-
-    async fn settle(&self, ctx: &Context, commit: Commit<'_>) -> Result<()> {
-        let snapshotter = commit.snapshotter;
-        match self.target(snapshotter)? {
+    pub async fn commit(&self, ctx: &Context, commit: Commit<'_>) -> Result<()> {
+        match self.target(commit.snapshotter)? {
             Target::Local(local) => local.commit(ctx, commit).await,
             Target::Proxied(proxied) => proxied.commit(ctx, commit).await,
         }

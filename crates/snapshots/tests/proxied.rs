@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use corten_events::Exchange;
 use corten_metadata::{Database, Sweeper};
-use corten_snapshots::{Info, Kind, Proxy, Snapshots, Snapshotter, Usage};
+use corten_snapshots::{Commit, Info, Kind, Proxy, Snapshots, Snapshotter, Usage};
 use corten_types::{Context, Error, Labels, Mount, Namespace, Result};
 
 /// Keeps snapshots in memory. Answers to preparations and commits get lost while it is told so.
@@ -112,7 +112,8 @@ impl Lab {
     }
 
     async fn commit(&self, name: &str, key: &str) -> Result<()> {
-        self.snapshots.commit(&self.ctx, "far", name, key, Labels::new(), "").await
+        let commit = Commit { snapshotter: "far", name, key, ..Commit::default() };
+        self.snapshots.commit(&self.ctx, commit).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use corten_events::Exchange;
 use corten_metadata::Database;
-use corten_snapshots::{Backend, Native, Snapshot, Snapshots, Usage};
+use corten_snapshots::{Backend, Commit, Native, Snapshot, Snapshots, Usage};
 use corten_types::{Context, Labels, Mount, Namespace, Result};
 use tokio::runtime::Handle;
 
@@ -81,18 +81,19 @@ async fn a_snapshot_that_is_removed_meanwhile_is_not_found() {
     let backend = Arc::new(Racing { native, removes: Mutex::default() });
     let snapshots = Snapshots::new(&database, &Exchange::default(), vec![backend.clone()]).unwrap();
     let ctx = context();
+    let commit = || Commit { snapshotter: "native", name: "c", key: "k", ..Commit::default() };
     for measured in [false, true] {
         snapshots.prepare(&ctx, "native", "k", "", Labels::new()).await.unwrap();
         *backend.removes.lock().unwrap() = Some((snapshots.clone(), "k"));
         let error = match measured {
             true => snapshots.usage(&ctx, "native", "k").await.unwrap_err(),
-            false => snapshots.commit(&ctx, "native", "c", "k", Labels::new(), "").await.unwrap_err(),
+            false => snapshots.commit(&ctx, commit()).await.unwrap_err(),
         };
         assert_eq!(error.to_string(), "snapshot k does not exist: not found");
     }
     // What is lost without that says whose it was.
     snapshots.prepare(&ctx, "native", "k", "", Labels::new()).await.unwrap();
     backend.native.ids().unwrap().into_iter().for_each(|id| backend.native.remove(id).unwrap());
-    let error = snapshots.commit(&ctx, "native", "c", "k", Labels::new(), "").await.unwrap_err();
+    let error = snapshots.commit(&ctx, commit()).await.unwrap_err();
     assert!(error.to_string().starts_with("failed to commit snapshot k: "), "{error}");
 }

@@ -9,7 +9,7 @@ use corten_content::Policy;
 use corten_metadata::{
     Collector, CollectorOptions, Container, Containers, Image, Images, Resource, Runtime, Sweeper,
 };
-use corten_snapshots::{Overlay, OverlayOptions, Snapshots};
+use corten_snapshots::{Commit, Overlay, OverlayOptions, Snapshots};
 use corten_types::{Context, Descriptor, Digest, Labels, Namespace};
 use proptest::prelude::*;
 
@@ -266,7 +266,10 @@ impl World {
                 let above = parent.map(|parent| format!("s{parent}")).unwrap_or_default();
                 let key = format!("k{n}");
                 self.snapshots.prepare(&ctx, SNAPSHOTTER, &key, &above, Labels::new()).await.unwrap();
-                self.snapshots.commit(&ctx, SNAPSHOTTER, &format!("s{n}"), &key, labels, "").await.unwrap();
+                let name = &format!("s{n}");
+                let commit =
+                    Commit { snapshotter: SNAPSHOTTER, name, key: &key, labels, ..Commit::default() };
+                self.snapshots.commit(&ctx, commit).await.unwrap();
                 new.of = parent.map(Name::Snapshot);
             }
             Name::Container(n) => {

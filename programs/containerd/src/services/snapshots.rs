@@ -3,6 +3,7 @@
 use corten_api::services::snapshots::{self as api, snapshots_server};
 use corten_api::types;
 use corten_metadata::SnapshotRecord;
+use corten_snapshots::Commit;
 use corten_types::{Error, Mount};
 use tonic::{Request, Response, Status};
 
@@ -57,10 +58,15 @@ impl snapshots_server::Snapshots for Services {
 
     async fn commit(&self, request: Request<api::CommitSnapshotRequest>) -> Result<Response<()>, Status> {
         let (ctx, r) = (context(&request)?, request.into_inner());
-        self.snapshots
-            .commit(&ctx, &r.snapshotter, &r.name, &r.key, r.labels, &r.parent)
-            .await
-            .map_err(status)?;
+        let commit = Commit {
+            snapshotter: &r.snapshotter,
+            name: &r.name,
+            key: &r.key,
+            parent: &r.parent,
+            labels: r.labels,
+            is_synced: false,
+        };
+        self.snapshots.commit(&ctx, commit).await.map_err(status)?;
         Ok(Response::new(()))
     }
 
