@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Hierarchies;
 
+const ROOT: &str = "these processes are in the root cgroup";
+
 /// A container's place in one v1 hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct V1 {
@@ -32,7 +34,7 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// Where a process is.
+    /// Where a process is; one that ends seems to be in the root cgroups of v1.
     ///
     /// # Errors
     /// When it is gone.
@@ -168,8 +170,11 @@ impl Cgroups {
     /// Processes in the cgroup and below it.
     ///
     /// # Errors
-    /// NotFound when the cgroup is gone.
+    /// NotFound when the cgroup is gone; FailedPrecondition for a root cgroup, whose processes are everybody's.
     pub fn processes(&self) -> Result<Vec<i32>> {
+        if self.is_root() {
+            return Err(Error::failed_precondition(ROOT));
+        }
         let folder = self.members().filter(|folder| folder.exists());
         let folder = folder.ok_or_else(|| Error::not_found("cgroup does not exist"))?;
         let mut pids = Vec::new();
@@ -190,7 +195,7 @@ impl Cgroups {
     pub fn signal(&self, signal: i32) -> Result<()> {
         const SIGKILL: i32 = 9;
         if self.is_root() {
-            return Err(Error::failed_precondition("these processes are in the root cgroup"));
+            return Err(Error::failed_precondition(ROOT));
         }
         if signal == SIGKILL && self.is_unified() {
             let kill = self.v2.as_ref().map(|folder| folder.join("cgroup.kill"));
@@ -222,7 +227,7 @@ impl Cgroups {
     /// The kernel's.
     pub fn freeze(&self, frozen: bool) -> Result<()> {
         if self.is_root() {
-            return Err(Error::failed_precondition("these processes are in the root cgroup"));
+            return Err(Error::failed_precondition(ROOT));
         }
         match (self.controller("freezer"), &self.v2) {
             (Some(folder), _) => {
@@ -415,9 +420,18 @@ mod tests {
     }
 
     #[test]
-    fn the_cgroups_of_this_process_are_found() {
-        let own = Cgroups::of(std::process::id() as i32).unwrap();
-        assert!(own.processes().unwrap().contains(&(std::process::id() as i32)));
+    fn the_cgroups_of_a_process_are_found_while_it_runs() {
+        let own = Own::new("place");
+        let pid = own.sleeper();
+        eventually(|| own.0.processes().unwrap() == [pid]);
+        assert_eq!(Cgroups::of(pid).unwrap(), own.0);
+        own.0.signal(9).unwrap();
+        // It has ended, and waits to be collected: what it seems to be in is not to be killed.
+        let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        eventually(|| stat().rsplit(')').next().unwrap().trim_start().starts_with('Z'));
+        let late = Cgroups::of(pid).unwrap();
+        assert!(late == own.0 || (late.is_root() && late.processes().is_err() && late.signal(0).is_err()));
+        reaped(pid);
         assert!(Cgroups::of(-1).is_err());
     }
 
@@ -453,7 +467,7 @@ mod tests {
     fn root_cgroups_are_left_alone() {
         let root = Cgroups::at(Path::new("/")).unwrap();
         assert!(root.is_root());
-        assert!(root.signal(0).is_err() && root.freeze(true).is_err());
+        assert!(root.signal(0).is_err() && root.freeze(true).is_err() && root.processes().is_err());
         root.remove(Duration::ZERO).unwrap();
     }
 }

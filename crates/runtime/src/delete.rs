@@ -1,6 +1,7 @@
 //! The end of a task: deleted by a client, discarded because its creator has gone, or buried
 //! because its shim died (spec 02 §8).
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use corten_api::events::{TaskDelete, TaskExit};
 use corten_sys::FolderLock;
 use corten_ttrpc::Client;
 use corten_types::{Error, ErrorClass, Namespace, Result, ResultExt};
+use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use crate::bootstrap::Endpoint;
@@ -24,8 +26,9 @@ use crate::{binary, table};
 const FORSAKEN: Duration = Duration::from_secs(60);
 /// How long an event may be on its way after its sender has ended.
 const IN_FLIGHT: Duration = Duration::from_millis(200);
-/// How long a shim that has been told to end may take; one with other containers goes on.
-const ENDING: Duration = Duration::from_secs(1);
+/// How long a shim that dies may still be reached, and how often that is tried.
+const DYING: Duration = Duration::from_secs(1);
+const GLANCE: Duration = Duration::from_millis(1);
 /// How often a dead shim's binary is asked to clean up.
 const CLEANUPS: usize = 3;
 /// How long others may take who hold the lock of the sockets' folder.
@@ -239,30 +242,43 @@ pub(crate) async fn dismiss(config: &Config, endpoint: &Endpoint, bundle: &Bundl
     if let Ok(shim) = Shim::connect(config, endpoint.clone(), &bundle.namespace, &bundle.id, limit).await {
         let _ = shim.delete("", Some(limit)).await;
         let _ = shim.shutdown(limit).await;
-        // It may be killed while it ends: its socket is looked at when it has.
-        let _ = tokio::time::timeout(ENDING, shim.client.closed()).await;
         shim.client.close();
     }
     remove_stale(config, endpoint).await;
 }
 
-/// Removes the socket that a dead shim left.
+/// Removes the socket that a dead shim left. One that dies is waited for: the kernel closes its connections before
+/// its socket, so whoever has just lost it may still reach it.
 pub(crate) async fn remove_stale(config: &Config, endpoint: &Endpoint) {
     let Some(path) = endpoint.address.strip_prefix("unix://").map(Path::new) else { return };
-    if path.parent() != Some(&config.socket_dir) || !is_refused(path).await {
+    if path.parent() != Some(&config.socket_dir) || !is_dead(path).await {
         return;
     }
     // Another shim may be about to listen there: they take the same lock.
     let folder = config.socket_dir.clone();
     let lock = blocking(move || Ok(FolderLock::alone(&folder, IN_TURN)?)).await;
-    if lock.is_ok() && is_refused(path).await {
+    if lock.is_ok() && is_dead(path).await {
         let _ = std::fs::remove_file(path);
     }
 }
 
-async fn is_refused(path: &Path) -> bool {
-    let reached = tokio::net::UnixStream::connect(path).await;
-    reached.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+/// Whether there is a socket that nobody listens on. One that keeps a connection for [`DYING`] lives.
+async fn is_dead(path: &Path) -> bool {
+    let late = tokio::time::Instant::now() + DYING;
+    loop {
+        match UnixStream::connect(path).await {
+            // Nobody is told anything on it, so it can be read when it is closed.
+            Ok(stream) => match tokio::time::timeout_at(late, stream.readable()).await {
+                Ok(_) => tokio::time::sleep(GLANCE).await,
+                Err(_) => return false,
+            },
+            // The connections that wait to be accepted are as many as can be.
+            Err(error) if error.kind() == ErrorKind::WouldBlock && tokio::time::Instant::now() < late => {
+                tokio::time::sleep(GLANCE).await;
+            }
+            Err(error) => return error.kind() == ErrorKind::ConnectionRefused,
+        }
+    }
 }
 
 impl Tasks {
@@ -279,5 +295,34 @@ impl Tasks {
             .map_err(|error| if Client::is_closed(&error) { table::not_found(id) } else { error })?;
         task.exec_ended(exec);
         Ok(deleted.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_of_a_shim_goes_when_it_dies_and_not_while_it_lives() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::new(folder.path(), folder.path(), "/a", "/b");
+        config.socket_dir = folder.path().to_owned();
+        let path = folder.path().join("socket");
+        let endpoint = Endpoint::given(&format!("unix://{}", path.display()), 3).unwrap();
+        remove_stale(&config, &endpoint).await;
+
+        let listener = UnixListener::bind(&path).unwrap();
+        remove_stale(&config, &endpoint).await;
+        assert!(path.exists(), "somebody listens");
+        // Dead as far as its connections tell, but the kernel has not closed its socket yet.
+        let dying = std::thread::spawn(move || {
+            listener.accept().unwrap();
+            listener.accept().unwrap();
+        });
+        remove_stale(&config, &endpoint).await;
+        dying.join().unwrap();
+        assert!(!path.exists());
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use corten_api::runc::Options;
+use corten_cgroups::Cgroups;
 use corten_oci::runtime::command::{Program, reason};
 use corten_oci::runtime::{Checkpoint, Streams, Target, embedded};
 use corten_sys::FolderLock;
@@ -81,6 +82,16 @@ impl Runtime {
         let command = program.create(&self.target, streams.console.as_deref());
         self.run(reaper, command, streams, WHAT).await?;
         read_pid(&self.target.bundle.join("init.pid"))
+    }
+
+    /// The cgroups of a container whose first process has this pid. A process that ends seems to be in the root cgroups
+    /// of v1, which are everybody's and so no answer.
+    pub(crate) fn cgroups(&self, pid: i32) -> Option<Cgroups> {
+        let known = match &self.program {
+            None => embedded::cgroups(&self.target).ok(),
+            Some(_) => Cgroups::of(pid).ok(),
+        };
+        known.filter(|cgroups| !cgroups.is_root())
     }
 
     /// Runs a further process; answers its pid.

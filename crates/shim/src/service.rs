@@ -179,7 +179,7 @@ impl TaskService {
             }
         };
         init.set(State::Created { pid });
-        let cgroups = Cgroups::of(pid).ok();
+        let cgroups = runtime.cgroups(pid);
         let oom = cgroups.as_ref().and_then(|cgroups| Oom::watch(&request.id, cgroups, &self.publisher));
         let container = Container {
             shares_pids: shares_pids(&bundle),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use corten_api::runc::Options;
 use corten_api::task_v3 as task;
-use corten_tests::eventually;
+use corten_tests::{eventually, leftovers};
 use corten_ttrpc::{CallOptions, Client};
 use serde_json::json;
 
@@ -378,6 +378,25 @@ async fn a_bundle_that_is_deleted_under_a_running_container_changes_nothing_for_
     assert_eq!(shim.wait("c", "").await.unwrap(), 137);
     shim.delete("c", "").await.unwrap();
     works(&lab, &shim, "d").await;
+    shim.shut_down().await;
+    lab.finish();
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_cut_short_is_ended_by_the_next() {
+    let lab = Lab::ours();
+    let shim = lab.created("c", "sleep 1000", &json!({})).await;
+    shim.start("c", "").await.unwrap();
+    shim.kill("c", "", 9, false).await.unwrap();
+    assert_eq!(shim.wait("c", "").await.unwrap(), 137);
+    // The last but one step of a removal.
+    let state = lab.scratch.join("runc").join(&lab.namespace).join("c");
+    std::fs::remove_file(state.join("state.json")).unwrap();
+    shim.delete("c", "").await.unwrap();
+    assert!(!state.exists());
+    for cgroup in leftovers::cgroups(&lab.namespace) {
+        std::fs::remove_dir(cgroup).unwrap();
+    }
     shim.shut_down().await;
     lab.finish();
 }

@@ -71,7 +71,7 @@ impl TaskService {
                 return Err(error);
             }
         };
-        container.cgroups = Cgroups::of(pid).ok();
+        container.cgroups = container.runtime.cgroups(pid);
         let watch = |cgroups: &Cgroups| Oom::watch(id, cgroups, &self.publisher);
         container.oom = container.cgroups.as_ref().and_then(watch);
         self.publisher

@@ -185,8 +185,8 @@ pub fn delete(target: &Target, force: bool) -> Result<(), Failure> {
     let lock = FolderLock::alone(&target.bundle, MAKING).ok();
     let target = &Target { lock: lock.map(Arc::new), ..target.clone() };
     let state = State::load(target).inspect_err(|_| {
-        if force {
-            // One that was ended before it had written anything down.
+        if force || target.lock.is_some() {
+            // Somebody was ended before anything was written down, or when the state was all but removed.
             std::fs::remove_dir_all(target.state()).ok();
         }
     })?;
