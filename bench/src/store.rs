@@ -1,6 +1,7 @@
 //! What records and blobs cost.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,6 +11,8 @@ use corten_tests::{Client, Digest, Node};
 
 use crate::{Sides, median, raw, row, row_alone};
 
+/// Bytes in one message of a read, as the daemon sends them.
+const MESSAGE: usize = 256 << 10;
 /// Bytes in one message of a write, as clients of the original send them.
 const CHUNK: usize = 1 << 20;
 
@@ -79,6 +82,8 @@ pub fn writes(sides: &Sides, count: usize) {
             Some(0.5),
         );
     }
+    let flushes: f64 = raw::flushes(sides.ours.root(), count).iter().sum();
+    println!("{:44} {flushes:>9.1} ms", format!("the disk alone: {count} pages flushed one by one"));
 }
 
 /// All records in one answer, which is received but not decoded: the client's part is small.
@@ -137,6 +142,11 @@ pub fn content(sides: &Sides, megabytes: usize) {
     for (what, [ours, theirs]) in [("written", written), ("read", read)] {
         row(&format!("a blob of {megabytes} MB {what}"), "ms", median(ours), median(theirs), Some(0.5));
     }
+    let socket = sides.ours.join("memory.sock");
+    raw::serve(&socket, MESSAGE, data.len() / MESSAGE);
+    let client = Client::new(&socket, None);
+    let times = (0..5).map(|_| time(|| assert!(fetch(&client, "") > data.len() - MESSAGE))).collect();
+    println!("{:44} {:>9.1} ms", "gRPC alone: as much read from memory", median(times));
 }
 
 /// Writes as clients of the original do: each message waits for its answer.
@@ -174,8 +184,25 @@ fn fetch(client: &Client, digest: &str) -> usize {
     raw::call(client, "/containerd.services.content.v1.Content/Read", &request)
 }
 
-/// Images run out all at once; how long a writer waits at most, before that and while they are collected.
+/// The longest wait of a writer while much is collected: on this disk, with what the disk alone makes wait, and in
+/// memory, where only the collector does.
 pub fn collect(node: &Node, objects: usize) {
+    let waits = raw::flushes(node.root(), 5000);
+    println!("{:44} {:>9.1} ms", "the disk alone: the longest of 5,000 flushes", longest(&waits));
+    collect_on(node, objects, "");
+    let memory = PathBuf::from(format!("/dev/shm/corten-bench-{}", std::process::id()));
+    let node = Node::builder().config(crate::images::OURS).root(&memory).start();
+    collect_on(&node, objects, ", in memory");
+    node.finish();
+    std::fs::remove_dir_all(&memory).unwrap();
+}
+
+fn longest(waits: &[f64]) -> f64 {
+    waits.iter().copied().fold(0.0, f64::max)
+}
+
+/// Images run out all at once; how long a writer waits at most, before that and while they are collected.
+fn collect_on(node: &Node, objects: usize, place: &str) {
     let digest = Digest::sha256(b"none").to_string();
     // Time to make them all; what is late is collected a little later.
     let end = SystemTime::now() + Duration::from_secs(15 + objects as u64 / 2000);
@@ -225,7 +252,6 @@ pub fn collect(node: &Node, objects: usize) {
             n += 1;
         }
     });
-    let longest = |waits: &[f64]| waits.iter().copied().fold(0.0, f64::max);
     for (waits, when) in
         [(&mut before, "before".to_owned()), (&mut during, format!("while {objects} were collected"))]
     {
@@ -239,6 +265,7 @@ pub fn collect(node: &Node, objects: usize) {
             part(999)
         );
     }
-    row_alone("longest wait of a writer, nothing collected", "ms", longest(&before), None, 10.0);
-    row_alone(&format!("longest wait of a writer, {objects} collected"), "ms", longest(&during), None, 10.0);
+    let what = |when: &str| format!("longest wait of a writer, {when}{place}");
+    row_alone(&what("nothing collected"), "ms", longest(&before), None, 10.0);
+    row_alone(&what(&format!("{objects} collected")), "ms", longest(&during), None, 10.0);
 }

@@ -26,6 +26,8 @@ use crate::Scratch;
 #[derive(Debug, Default)]
 struct State {
     blobs: BTreeMap<String, Vec<u8>>,
+    /// Bytes of all writes, whatever became of them.
+    arrived: usize,
     /// The diff ID that the differ answers for a layer; others are not its own.
     layers: BTreeMap<String, String>,
     /// Method and namespace.
@@ -99,6 +101,11 @@ impl PartsProcess {
     /// The blobs that it keeps: digest and bytes.
     pub fn blobs(&self) -> BTreeMap<String, Vec<u8>> {
         self.parts.state().blobs.clone()
+    }
+
+    /// Bytes of all writes so far, whatever became of them.
+    pub fn arrived(&self) -> usize {
+        self.parts.state().arrived
     }
 
     /// Makes a layer its differ's own: applying writes a file `applied` and answers this diff ID.
@@ -236,6 +243,7 @@ impl Content for Parts {
                     return Err(Status::out_of_range("another offset is next"));
                 }
                 data.extend_from_slice(&message.data);
+                this.state().arrived += message.data.len();
             }
             let digest = Digest::sha256(&data).to_string();
             if message.action == 2 {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use corten_api::services::content::{self as blobs, WriteAction};
 use corten_api::services::sandbox as api;
 use corten_tests::remote::PartsProcess;
 use corten_tests::{Client, Digest, Image, ImageBuilder, Layer, Node, NodeBuilder, Peers, Registry};
@@ -26,6 +27,45 @@ fn layer() -> Vec<u8> {
 
 fn image() -> Image {
     ImageBuilder::busybox().layer(layer()).build()
+}
+
+#[test]
+fn a_blob_reaches_a_store_in_another_process_while_it_is_written() {
+    let process = PartsProcess::start();
+    let disabled = format!("disabled_plugins = [{CRI}, \"io.containerd.content.v1.content\"]\n");
+    let config = format!("version = 2\n{disabled}{}", process.config("content", "blobs"));
+    let node = ours().config(&config).start();
+    let client = Client::new(&node.address(), Some(node.namespace()));
+    let data: Vec<u8> = (0..2_500_000u32).map(|n| (n / 251) as u8).collect();
+    let digest = Digest::sha256(&data).to_string();
+    let message = |action: WriteAction, offset: usize, data: &[u8]| blobs::WriteContentRequest {
+        action: action.into(),
+        r#ref: "r".into(),
+        offset: offset as i64,
+        data: data.to_vec().into(),
+        labels: [("containerd.io/gc.root".into(), "1".into())].into(),
+        ..Default::default()
+    };
+    client.block_on(async {
+        let (sender, requests) = tokio::sync::mpsc::channel(1);
+        sender.send(message(WriteAction::Stat, 0, b"")).await.unwrap();
+        let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+        let mut answers = client.content().write(requests).await.unwrap().into_inner();
+        answers.message().await.unwrap().unwrap();
+        for at in (0..data.len()).step_by(500_000) {
+            sender.send(message(WriteAction::Write, at, &data[at..at + 500_000])).await.unwrap();
+            answers.message().await.unwrap().unwrap();
+        }
+        assert!(process.arrived() >= 1 << 20, "{}", process.arrived());
+        assert!(process.blobs().is_empty());
+        let mut last = message(WriteAction::Commit, data.len(), b"");
+        (last.total, last.expected) = (data.len() as i64, digest.clone());
+        sender.send(last).await.unwrap();
+        answers.message().await.unwrap().unwrap();
+    });
+    assert_eq!(process.blobs().get(&digest), Some(&data));
+    assert_eq!(process.arrived(), data.len(), "bytes went twice");
+    node.finish();
 }
 
 /// Blobs of a store in another process: pulled, read, run from, exported, removed.

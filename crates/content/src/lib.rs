@@ -10,6 +10,6 @@ mod store;
 mod sweep;
 mod writer;
 
-pub use remote::RemoteBlobs;
+pub use remote::{RemoteBlobs, RemoteIngest};
 pub use store::{BlobReader, BlobStream, IngestStatus, Policy, Store, WriterOptions};
 pub use writer::Writer;

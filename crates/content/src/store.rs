@@ -319,6 +319,11 @@ impl Store {
     /// NotFound `reference R`.
     pub async fn abort(&self, ctx: &Context, reference: &str) -> Result<()> {
         let record = self.shared.ingests.remove(ctx, reference).await?;
+        if let Some(remote) = &self.shared.remote
+            && let Err(error) = remote.abort(ctx, &record.backend).await
+        {
+            tracing::debug!(%error, reference, "the other content store keeps what it has of an ingest");
+        }
         let files = IngestFiles::of(&self.shared.root, &record.backend);
         blocking(move || files.remove()).await
     }

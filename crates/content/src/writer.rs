@@ -12,7 +12,7 @@ use corten_types::digest::Algorithm;
 use corten_types::{Context, Digest, Digester, Error, Labels, Result, ResultExt};
 
 use crate::ingest::IngestFiles;
-use crate::remote::wait;
+use crate::remote::{Ahead, wait};
 use crate::store::{Hold, IngestStatus, Lock, Store, WriterOptions, blocking};
 
 /// Bytes read at once to hash what is there already.
@@ -30,6 +30,8 @@ pub struct Writer {
     ingest: IngestRecord,
     files: IngestFiles,
     source: Source,
+    /// What another process has, if one keeps the blobs.
+    ahead: Ahead,
     offset: u64,
     total: u64,
     started_at: SystemTime,
@@ -105,6 +107,7 @@ impl Writer {
                 ingest,
                 files,
                 source,
+                ahead: Ahead::Nothing,
                 offset,
                 total,
                 started_at,
@@ -221,6 +224,10 @@ impl Writer {
             corten_sys::start_writeback(own.file.as_fd());
             own.unsynced = 0;
         }
+        if let Some(remote) = &self.store.shared.remote {
+            let ingest = (self.ingest.backend.as_str(), self.total);
+            self.ahead.pass_on((remote.as_ref(), &self.ctx), ingest, offset, data);
+        }
         Ok(())
     }
 
@@ -238,6 +245,7 @@ impl Writer {
         let own = self.own(true)?;
         own.file.set_len(0)?;
         own.digester = Digester::new(own.algorithm);
+        self.ahead = Ahead::Nothing;
         self.offset = 0;
         self.written = true;
         Ok(())
@@ -317,12 +325,11 @@ impl Writer {
         // A write that failed half-way may have left more than was counted.
         own.file.set_len(offset)?;
         if let Some(remote) = &shared.remote {
-            let data = File::open(self.files.data())?;
-            let write = async {
-                let _stays = shared.removing.read().await;
-                remote.write(&self.ctx, &self.ingest.backend, &digest, offset, data).await
-            };
-            wait(write).with_context(|| format!("failed to place content {digest}"))?;
+            let _stays = wait(shared.removing.read());
+            let (file, there) = (File::open(self.files.data())?, (remote.as_ref(), &self.ctx));
+            self.ahead
+                .finish(there, &self.ingest.backend, (&digest, offset), &file)
+                .with_context(|| format!("failed to place content {digest}"))?;
             return Ok((digest, hold));
         }
         own.file.set_permissions(Permissions::from_mode(0o444))?;

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use corten_types::{Labels, Result, timestamp};
+use corten_types::{Error, Labels, Result, timestamp};
 
 use crate::activations;
 use crate::condition::{Condition, USED_AT};
@@ -20,6 +20,8 @@ pub(crate) enum Node {
     Lease(String),
     Sandbox(String),
     Activation(String),
+    /// An open call, of which there is no record.
+    Stream(String),
 }
 
 /// What a record says about itself and others.
@@ -78,6 +80,7 @@ pub(crate) fn key(namespace: &str, node: &Node) -> Result<Key> {
         Node::Lease(id) => Key::new(Kind::Lease, &[namespace, id]),
         Node::Sandbox(id) => Key::new(Kind::Sandbox, &[namespace, id]),
         Node::Activation(name) => Key::new(Kind::Activation, &[namespace, name]),
+        Node::Stream(id) => Err(Error::not_found(format!("no record tells of stream {id:?}"))),
     }
 }
 
@@ -141,6 +144,7 @@ pub(crate) fn entry(node: &Node, bytes: &[u8], now: SystemTime) -> Result<Entry>
             // It is kept by others, and keeps nobody.
             entry.refs.clear();
         }
+        Node::Stream(_) => {}
     }
     Ok(entry)
 }
@@ -195,6 +199,7 @@ fn reference(rest: &str, value: &str) -> Option<Node> {
         () if ends("content") => Some(Node::Blob(value.to_owned())),
         () if ends("image") => Some(Node::Image(value.to_owned())),
         () if ends("mount") => Some(Node::Activation(value.to_owned())),
+        () if ends("stream") => Some(Node::Stream(value.to_owned())),
         () if ends("container") => Some(Node::Container(value.to_owned())),
         () => None,
     }
@@ -221,7 +226,9 @@ mod tests {
             ("snapshot", None),
             ("mount.x", Some(Node::Activation("v".into()))),
             ("mounts", None),
-            ("stream", None),
+            ("stream", Some(Node::Stream("v".into()))),
+            ("stream.x", Some(Node::Stream("v".into()))),
+            ("streams", None),
         ] {
             assert_eq!(reference(label, "v"), wanted, "{label}");
         }

@@ -1,6 +1,7 @@
 //! Leases: what they name is kept from the collector (spec 01 §7).
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use base64::Engine as _;
@@ -12,7 +13,7 @@ use crate::filters;
 use crate::keys::{Key, Kind};
 use crate::records::{self, get, put, scan, select, stamp, time};
 use crate::transaction::{Reader, Tx};
-use crate::{activations, namespaces};
+use crate::{activations, mark, namespaces};
 
 /// A lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,6 +221,14 @@ impl Leases {
         let mut held = resources_of(&view, &ctx.namespace, id)?;
         held.retain(|resource| resource.kind != activations::RESOURCE);
         Ok(held)
+    }
+
+    /// Streams that a label `containerd.io/gc.ref.stream` of anything kept names (spec 01 §12, §16).
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn referenced_streams(&self, namespace: &Namespace) -> Result<BTreeSet<String>> {
+        mark::streams(&self.database.read()?, namespace, SystemTime::now())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Marking: what no root leads to (spec 01 §16). Reads only.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
 use corten_types::{Namespace, Result};
@@ -50,6 +50,22 @@ pub(crate) fn plan(reader: &impl Reader, now: SystemTime) -> Result<Plan> {
         }
     }
     Ok(plan)
+}
+
+/// The streams that labels of what is kept in a namespace name.
+pub(crate) fn streams(
+    reader: &impl Reader,
+    namespace: &Namespace,
+    now: SystemTime,
+) -> Result<BTreeSet<String>> {
+    let roots = Roots::find(reader, namespace, now)?;
+    let mut marks = Marks::default();
+    marks.follow(reader, namespace, roots.full, &roots.back)?;
+    let stream = |node| match node {
+        Node::Stream(id) => Some(id),
+        _ => None,
+    };
+    Ok(marks.full.into_iter().filter_map(stream).collect())
 }
 
 /// Where marking begins in a namespace.

@@ -1,24 +1,18 @@
 //! A content store in another process.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use corten_api::keys::MAX_MESSAGE;
 use corten_api::services::content::{self as api, content_client::ContentClient};
-use corten_content::RemoteBlobs;
-use corten_types::{Context, Digest, Error, Labels, Result};
+use corten_content::{RemoteBlobs, RemoteIngest};
+use corten_types::{Context, Digest, Error, Result};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 use super::{Connection, request};
-
-/// Bytes in one message.
-const CHUNK: usize = 1 << 20;
 
 /// Speaks the service of content with it.
 #[derive(Debug)]
@@ -37,51 +31,53 @@ impl ProxyBlobs {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
     }
+}
 
-    /// The conversation of a write: its bytes, then the commit.
-    async fn send(&self, ctx: &Context, first: api::WriteContentRequest, data: Arc<File>) -> Result<()> {
-        let (digest, size) = (first.expected.clone(), first.total);
-        let (sender, receiver) = mpsc::channel(4);
-        let failed = |status: Status| self.connection.error(&status);
-        let gone = |_| Error::unavailable("the content store ended the write");
-        sender.send(first.clone()).await.map_err(gone)?;
-        let call: Request<_> = request(Some(ctx), ReceiverStream::new(receiver))?;
-        let mut answers = self.client().write(call).await.map_err(failed)?.into_inner();
-        let none = || Error::unavailable("the content store ended the write");
-        let known = answers.message().await.map_err(failed)?.ok_or_else(none)?;
-        let base = api::WriteContentRequest { labels: Labels::new(), ..first };
-        // It may have all of it already. What it has of an earlier try is sent again: offset 0 begins anew.
-        let mut offset = if known.offset == size { size } else { 0 };
-        while offset < size {
-            let (file, from) = (Arc::clone(&data), u64::try_from(offset).unwrap_or(0));
-            let chunk = tokio::task::spawn_blocking(move || -> Result<Vec<u8>> {
-                let mut chunk = vec![0; CHUNK];
-                let count = file.read_at(&mut chunk, from)?;
-                chunk.truncate(count);
-                Ok(chunk)
-            });
-            let chunk = chunk.await.map_err(|error| Error::internal(error.to_string()))??;
-            if chunk.is_empty() {
-                return Err(Error::internal("the ingest is shorter than it was"));
-            }
-            let action = api::WriteAction::Write.into();
-            let count = i64::try_from(chunk.len()).unwrap_or(0);
-            let message = api::WriteContentRequest {
-                action,
-                offset,
-                data: Bytes::from(chunk),
-                expected: String::new(),
-                ..base.clone()
-            };
-            sender.send(message).await.map_err(gone)?;
-            answers.message().await.map_err(failed)?.ok_or_else(none)?;
-            offset += count;
-        }
-        let action = api::WriteAction::Commit.into();
-        let message = api::WriteContentRequest { action, offset, expected: digest, ..base };
-        sender.send(message).await.map_err(gone)?;
-        answers.message().await.map_err(failed)?.ok_or_else(none)?;
+/// A write that goes on.
+#[derive(Debug)]
+struct ProxyIngest {
+    connection: Connection,
+    requests: mpsc::Sender<api::WriteContentRequest>,
+    answers: Streaming<api::WriteContentResponse>,
+    total: i64,
+    offset: i64,
+}
+
+impl ProxyIngest {
+    /// A message and its answer.
+    async fn say(&mut self, message: api::WriteContentRequest) -> Result<()> {
+        let ended = || Error::unavailable("the content store ended the write");
+        // What it ended the write with is in its answer.
+        let _ = self.requests.send(message).await;
+        let answer = self.answers.message().await.map_err(|status| self.connection.error(&status))?;
+        answer.map(drop).ok_or_else(ended)
+    }
+}
+
+#[async_trait::async_trait]
+impl RemoteIngest for ProxyIngest {
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        let count = i64::try_from(data.len()).unwrap_or(0);
+        let action = api::WriteAction::Write.into();
+        // What it has of an earlier try is sent again: offset 0 begins anew.
+        let (offset, total) = (self.offset, self.total);
+        self.say(api::WriteContentRequest { action, offset, total, data, ..Default::default() }).await?;
+        self.offset += count;
         Ok(())
+    }
+
+    async fn commit(&mut self, digest: &Digest) -> Result<()> {
+        let message = api::WriteContentRequest {
+            action: api::WriteAction::Commit.into(),
+            offset: self.offset,
+            total: self.offset,
+            expected: digest.to_string(),
+            ..Default::default()
+        };
+        match self.say(message).await {
+            Err(error) if error.is_already_exists() => Ok(()),
+            other => other,
+        }
     }
 }
 
@@ -120,24 +116,35 @@ impl RemoteBlobs for ProxyBlobs {
         Ok(Bytes::from(data))
     }
 
-    async fn write(
-        &self,
-        ctx: &Context,
-        reference: &str,
-        digest: &Digest,
-        size: u64,
-        data: File,
-    ) -> Result<()> {
+    async fn ingest(&self, ctx: &Context, reference: &str, total: u64) -> Result<Box<dyn RemoteIngest>> {
+        let total = i64::try_from(total).unwrap_or(i64::MAX);
+        let (requests, receiver) = mpsc::channel(1);
+        let call: Request<_> = request(Some(ctx), ReceiverStream::new(receiver))?;
         let first = api::WriteContentRequest {
             action: api::WriteAction::Stat.into(),
             r#ref: reference.to_owned(),
-            total: i64::try_from(size).unwrap_or(i64::MAX),
-            expected: digest.to_string(),
+            total,
             ..Default::default()
         };
-        match self.send(ctx, first, Arc::new(data)).await {
-            Err(error) if error.is_already_exists() => Ok(()),
-            other => other,
+        // It answers nothing before it was told something.
+        let _ = requests.send(first).await;
+        let failed = |status: Status| self.connection.error(&status);
+        let answers = self.client().write(call).await.map_err(failed)?.into_inner();
+        let connection = self.connection.clone();
+        let mut ingest = ProxyIngest { connection, requests, answers, total, offset: 0 };
+        let known = ingest.answers.message().await.map_err(failed)?;
+        known.ok_or_else(|| Error::unavailable("the content store ended the write"))?;
+        Ok(Box::new(ingest))
+    }
+
+    async fn abort(&self, ctx: &Context, reference: &str) -> Result<()> {
+        let message = api::AbortRequest { r#ref: reference.to_owned() };
+        match self.client().abort(request(Some(ctx), message)?).await {
+            Ok(_) => Ok(()),
+            Err(status) => match self.connection.error(&status) {
+                error if error.is_not_found() => Ok(()),
+                error => Err(error),
+            },
         }
     }
 

@@ -1,6 +1,7 @@
 //! Streams that other services consume (spec 01 §12).
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub struct Stream {
     pub outgoing: mpsc::Sender<Result<Any, Status>>,
 }
 
-/// Streams that wait for their service. Those that were opened with a lease end with it.
+/// Streams that wait for their service. Those that were opened with a lease end with it, if nothing else keeps them.
 pub struct Streams {
     waiting: Mutex<HashMap<(Namespace, String), Waiting>>,
     arrived: Notify,
@@ -76,11 +77,25 @@ impl Streams {
 #[async_trait::async_trait]
 impl Sweeper for Streams {
     async fn sweep(&self) -> Result<(), Error> {
-        self.lock().retain(|(namespace, _), waiting| {
-            let Some(lease) = &waiting.lease else { return true };
-            let known = self.leases.resources(&Context::new(namespace.clone()), lease);
-            !known.is_err_and(|error| error.is_not_found())
-        });
+        let mut ended = Vec::new();
+        for (key, waiting) in self.lock().iter() {
+            let Some(lease) = &waiting.lease else { continue };
+            let known = self.leases.resources(&Context::new(key.0.clone()), lease);
+            if known.is_err_and(|error| error.is_not_found()) {
+                ended.push(key.clone());
+            }
+        }
+        // A stream without its lease is rare: only then it is asked what else keeps it.
+        let mut kept: HashMap<Namespace, BTreeSet<String>> = HashMap::new();
+        for (namespace, id) in ended {
+            let referenced = match kept.entry(namespace.clone()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(self.leases.referenced_streams(&namespace)?),
+            };
+            if !referenced.contains(&id) {
+                self.lock().remove(&(namespace, id));
+            }
+        }
         Ok(())
     }
 }
