@@ -48,6 +48,9 @@ struct Args {
     /// Times that each image is brought in and out.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Only these images.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    images: Vec<images::Which>,
     /// What is slow to make is kept here.
     #[arg(long, default_value = "target/bench")]
     cache: PathBuf,
@@ -141,7 +144,7 @@ fn main() {
         docker::runs(args.runs, 20);
     }
     if wanted(Figure::Images) {
-        images::measure(&sides, args.rounds, &args.cache, args.plots.as_deref());
+        images::measure(&sides, args.rounds, &args.images, &args.cache, args.plots.as_deref());
     }
     memory::after(&sides);
     sides.ours.finish();

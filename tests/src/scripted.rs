@@ -20,6 +20,8 @@ pub enum Fault {
     Slow(usize),
     /// Sends these bytes instead, with a matching length and no other hint.
     Instead(Vec<u8>),
+    /// The whole answer, from its status line on.
+    Raw(Arc<Vec<u8>>),
 }
 
 #[derive(Debug)]
@@ -169,6 +171,10 @@ fn answer(
         Some(Fault::Cut(after)) => cut = after,
         Some(Fault::Slow(bytes)) => pace = bytes.max(1),
         Some(Fault::Instead(other)) => data = other,
+        Some(Fault::Raw(answer)) => {
+            out.write_all(&answer).ok()?;
+            return Some(());
+        }
         None => {}
     }
     let start = range.unwrap_or(0).min(data.len());

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
-use corten_tests::image::gzip;
+use corten_tests::image::{gzip, host_architecture};
 use corten_tests::{Blob, Digest, Fault, Image, ImageBuilder, Layer, Node, ScriptedRegistry};
 use corten_types::media_type;
 use serde_json::json;
@@ -207,6 +207,47 @@ fn a_download_that_is_cut_goes_on_where_it_was() {
         registry.requests().iter().any(|line| line.contains(digest.hex()) && line.contains(" from 2"));
     assert!(resumed, "{:#?}", registry.requests());
     assert_eq!(node.ctr(["run", "--rm", &reference, "r", "echo", "whole"]).ok(), "whole\n");
+    node.finish();
+}
+
+/// What the registry makes of the pieces of an answer costs no memory: neither pieces of one byte, nor a few that
+/// are decoded to a lot.
+#[test]
+fn a_layer_comes_in_pieces_of_any_size_and_the_daemon_stays_small() {
+    let node = Node::start();
+    let most = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid().unwrap())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let before = most();
+    let answer = |head: &str, body: &[u8]| {
+        let mut answer = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n").into_bytes();
+        answer.extend_from_slice(body);
+        Fault::Raw(std::sync::Arc::new(answer))
+    };
+    for (length, encoded) in [(160 << 20, true), (100 << 10, false)] {
+        let tar = Layer::new().file("zeros", 0o644, &vec![0; length]).finish();
+        let config = json!({"architecture": host_architecture(), "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [Digest::sha256(&tar)]}});
+        let config = Blob::new(media_type::OCI_CONFIG, config.to_string().into_bytes());
+        let fault = if encoded {
+            let body = zstd::encode_all(tar.as_slice(), 1).unwrap();
+            answer(&format!("Content-Encoding: zstd\r\nContent-Length: {}", body.len()), &body)
+        } else {
+            let mut body: Vec<u8> =
+                tar.iter().flat_map(|byte| [b'1', b'\r', b'\n', *byte, b'\r', b'\n']).collect();
+            body.extend_from_slice(b"0\r\n\r\n");
+            answer("Transfer-Encoding: chunked", &body)
+        };
+        let image = Image::new(config, vec![Blob::new(media_type::OCI_LAYER, tar)]);
+        let layer = layer_digest(&image);
+        let registry = ScriptedRegistry::start(image);
+        registry.cue(layer.as_str(), fault, ALWAYS);
+        pull(&node, &registry.reference()).ok();
+        node.ctr(["images", "rm", "--sync", &registry.reference()]).ok();
+    }
+    assert!(most() < before + (48 << 10), "{before} kB before, {} kB after", most());
     node.finish();
 }
 

@@ -24,12 +24,24 @@ pub const MEGABYTE: f64 = 1e6;
 /// The longest that one command may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Everything of the three images. `cache` keeps what is slow to make; plots go to the folder named.
-pub fn measure(sides: &Sides, rounds: usize, cache: &Path, plots: Option<&Path>) {
+/// What is brought in and out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Which {
+    /// Debian with compilers.
+    Debian,
+    /// One huge layer.
+    Huge,
+    /// 100 small layers.
+    Small,
+}
+
+/// Everything of the images named, or of all. `cache` keeps what is slow to make; plots go to the folder named.
+pub fn measure(sides: &Sides, rounds: usize, which: &[Which], cache: &Path, plots: Option<&Path>) {
     // Pushes go to another one: the first would only have to be told that it has everything.
     let (registry, other) = (Registry::start(), Registry::start());
-    let makers: [fn(&Path) -> Sample; 3] = [samples::debian, samples::huge, samples::small];
-    for make in makers {
+    let makers: [(Which, fn(&Path) -> Sample); 3] =
+        [(Which::Debian, samples::debian), (Which::Huge, samples::huge), (Which::Small, samples::small)];
+    for (_, make) in makers.into_iter().filter(|(name, _)| which.is_empty() || which.contains(name)) {
         let sample = make(cache);
         let reference = registry.push(&sample.image, &format!("bench/{}:1", sample.slug()));
         println!("\n{}: {}", sample.name, sample.describe());
@@ -63,6 +75,7 @@ fn one(
         }
     }
     let stages = stages::measure(sample);
+    let upload = stages::upload(&other.host(), sample);
     let rows = [
         ("pull and unpack", ours.pull, theirs.pull),
         ("pull again, all there", ours.again, theirs.again),
@@ -79,12 +92,14 @@ fn one(
         println!("  {what} alone: {seconds:.2} s");
     }
     let slowest = stages.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
-    let [(_, ours, theirs), ..] = rows;
+    let [(_, ours, theirs), .., (_, our_push, their_push)] = rows;
     row_alone("pull and unpack, by the slowest stage", "x ", ours / slowest, Some(theirs / slowest), 1.3);
+    println!("  upload alone: {upload:.2} s");
+    row_alone("push, by the upload alone", "x ", our_push / upload, Some(their_push / upload), 1.3);
     if let Some(folder) = plots {
         let bars = rows.map(|(what, ours, theirs)| Bar::both(what, ours, theirs)).into_iter();
-        let bars =
-            bars.chain(stages.iter().map(|(what, seconds)| Bar::alone(&format!("{what} alone"), *seconds)));
+        let alone = stages.iter().copied().chain([("upload", upload)]);
+        let bars = bars.chain(alone.map(|(what, seconds)| Bar::alone(&format!("{what} alone"), seconds)));
         let title = format!("{}, {}: seconds, less is better", sample.name, sample.describe());
         let file = folder.join(format!("images-{}.svg", sample.slug()));
         Plot { title, bars: bars.collect() }.write(&file).unwrap();

@@ -1,12 +1,14 @@
 //! What each stage of a pull takes by itself, on one core: no pull can be faster than the slowest of them, unless it
-//! has layers to work on side by side.
+//! has layers to work on side by side. And what a registry takes for a push, whoever sends it.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use corten_tests::Scratch;
+use corten_tests::{Digest, Scratch};
 use flate2::read::MultiGzDecoder;
 use ring::digest::{SHA256, digest};
 use rustix::fs::{Mode, OFlags};
@@ -15,6 +17,8 @@ use super::samples::Sample;
 
 /// Bytes that are inflated at once.
 const PART: usize = 256 << 10;
+/// Blobs that are sent at once, as both sides do.
+const UPLOADS: usize = 10;
 
 /// Name and seconds of each stage.
 pub fn measure(sample: &Sample) -> [(&'static str, f64); 3] {
@@ -81,4 +85,46 @@ fn place(layer: &File, entry: &tar::Entry<'_, &[u8]>, tar: &[u8]) {
         }
         _ => {}
     }
+}
+
+/// Seconds that a registry takes to accept the blobs of an image, which are sent from memory.
+pub fn upload(host: &str, sample: &Sample) -> f64 {
+    let blobs: Vec<_> = sample.image.blobs.iter().map(|blob| (blob.digest(), blob)).collect();
+    let next = AtomicUsize::new(0);
+    rustix::fs::sync();
+    time(|| {
+        std::thread::scope(|scope| {
+            for _ in 0..UPLOADS {
+                scope.spawn(|| {
+                    while let Some((digest, blob)) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        send(host, &format!("bench/alone-{}", sample.slug()), digest, &blob.data);
+                    }
+                });
+            }
+        });
+    })
+}
+
+/// One blob, in one request after the one that opens the upload.
+fn send(host: &str, repository: &str, digest: &Digest, data: &[u8]) {
+    let opened = exchange(host, &format!("POST /v2/{repository}/blobs/uploads/"), &[]);
+    let place = opened.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap();
+    let target = place.trim().trim_start_matches("http://").trim_start_matches(host);
+    let stored = exchange(host, &format!("PUT {target}&digest={digest}"), data);
+    assert!(stored.starts_with("HTTP/1.1 201"), "{stored}");
+}
+
+/// A request on a connection of its own, and what is answered.
+fn exchange(host: &str, line: &str, body: &[u8]) -> String {
+    let mut stream = TcpStream::connect(host).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    )
+    .unwrap();
+    stream.write_all(body).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }

@@ -22,6 +22,8 @@ use crate::tree::{Tree, is_reserved, system};
 const PERMISSIONS: u32 = 0o777;
 /// Files from this size on are on their way to disk at once; of smaller ones there is not much.
 const WRITEBACK: u64 = 128 << 10;
+/// Bytes of a large file that the disk is set to work on at a time.
+const WRITEBACK_STEP: u64 = 8 << 20;
 
 /// Writes one entry, in place of what is there.
 ///
@@ -88,7 +90,7 @@ fn file<R: BufRead>(tree: &mut Tree, place: Place<'_>, entry: &Entry, reader: &m
 
 /// Writes the next bytes of the entry at an offset.
 fn copy<R: BufRead>(reader: &mut Reader<R>, to: BorrowedFd<'_>, offset: u64, length: u64) -> Result<()> {
-    let mut done = 0;
+    let (mut done, mut started) = (0, 0);
     while done < length {
         let data = reader.data().map_err(failure)?;
         if data.is_empty() {
@@ -99,6 +101,10 @@ fn copy<R: BufRead>(reader: &mut Reader<R>, to: BorrowedFd<'_>, offset: u64, len
             Ok(count) => {
                 reader.consume(count);
                 done += count as u64;
+                if done - started >= WRITEBACK_STEP {
+                    corten_sys::start_writeback(to);
+                    started = done;
+                }
             }
             Err(Errno::INTR) => {}
             Err(error) => return Err(system(error)),

@@ -19,8 +19,9 @@ use crate::labels;
 use crate::naming::REF_NAME;
 use crate::progress::Meter;
 
-/// Pieces between the network and the disk.
-const QUEUE: usize = 16;
+/// Pieces between the network and the disk, and the most bytes of one: what a registry sends at once is its choice.
+const QUEUE: usize = 8;
+const PIECE: usize = 256 << 10;
 const FIRST_WAIT: Duration = Duration::from_millis(16);
 const LAST_WAIT: Duration = Duration::from_millis(2048);
 const FIGURES: Duration = Duration::from_millis(300);
@@ -137,6 +138,11 @@ impl ImageService {
         if labels.is_empty() {
             return Ok(());
         }
+        // Mostly they are there already when an image is pulled again: nothing has to reach the disk.
+        let known = self.shared.content.info(ctx, digest)?.labels;
+        if labels.iter().all(|(key, value)| known.get(key) == Some(value)) {
+            return Ok(());
+        }
         let paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
         self.shared.content.update(ctx, digest, labels, &paths).await?;
         Ok(())
@@ -227,7 +233,7 @@ impl Ingest<'_> {
             match source.next().await {
                 Ok(Some((chunk, offset))) => {
                     // The thread is gone only if writing failed, which it tells below.
-                    if sender.send(chunk).await.is_err() {
+                    if hand_over(&sender, chunk).await.is_err() {
                         break;
                     }
                     self.turn.advance(offset);
@@ -297,6 +303,17 @@ impl Source {
             })),
         }
     }
+}
+
+/// Passes bytes on in pieces.
+async fn hand_over(
+    sender: &mpsc::Sender<Bytes>,
+    mut chunk: Bytes,
+) -> Result<(), mpsc::error::SendError<Bytes>> {
+    while chunk.len() > PIECE {
+        sender.send(chunk.split_to(PIECE)).await?;
+    }
+    sender.send(chunk).await
 }
 
 fn embedded(descriptor: &Descriptor) -> Option<Bytes> {

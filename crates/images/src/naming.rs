@@ -58,19 +58,21 @@ pub fn beside(descriptor: &Descriptor, rules: &[ImageReference]) -> Vec<String> 
         .collect()
 }
 
-/// The name that annotations give: the full one as it is, else the tag after `base`. A full name in the
-/// place of a tag is kept if it begins with `base`, or if `overwrite` allows any.
+/// The name that annotations give: the full one, else the tag after `base`. A full name, also one in the
+/// place of a tag, counts if it begins with `base`, or if `overwrite` allows any.
 #[must_use]
 pub fn annotated(annotations: &BTreeMap<String, String>, base: &str, overwrite: bool) -> Option<String> {
     let text = |key: &str| annotations.get(key).filter(|text| !text.is_empty());
+    let is_full = |name: &str| name.contains(['/', ':', '@']);
+    let kept = |name: &str| overwrite || begins_with(name, base);
     if let Some(name) = text(IMAGE_NAME) {
-        return Some(name.clone());
+        return (is_full(name) && kept(name)).then(|| name.clone());
     }
     let name = text(REF_NAME)?;
-    if !name.contains(['/', ':', '@']) {
+    if !is_full(name) {
         return Some(format!("{base}:{name}"));
     }
-    (overwrite || begins_with(name, base)).then(|| name.clone())
+    kept(name).then(|| name.clone())
 }
 
 fn begins_with(name: &str, prefix: &str) -> bool {
@@ -117,7 +119,10 @@ mod tests {
         assert_eq!(named(&full, &prefix("reg.example/a")), ["reg.example/a:1"]);
         assert_eq!(named(&full, &prefix("reg.exam")), none);
         assert_eq!(named(&full, &overwrite), ["reg.example/a:1"]);
-        assert_eq!(named(&complete, &plain), ["docker.io/library/a:1"]);
+        assert_eq!(named(&complete, &plain), none);
+        assert_eq!(named(&complete, &overwrite), ["docker.io/library/a:1"]);
+        assert_eq!(named(&complete, &prefix("docker.io/library")), ["docker.io/library/a:1"]);
+        assert_eq!(named(&complete, &digests), [by_digest.as_str()]);
         assert_eq!(named(&bare, &plain), none);
         assert_eq!(named(&bare, &skip), [by_digest.as_str()]);
         assert_eq!(named(&tag, &digests), ["base:1.0", &by_digest]);

@@ -89,7 +89,12 @@ impl<'a> Walk<'a> {
     pub async fn archive(&self, index: &Descriptor, manifests: &[Descriptor]) -> Result<()> {
         self.label_children(index, manifests).await?;
         let wanted = manifests.iter().filter(|manifest| self.rank(manifest).is_some());
-        let visits = wanted.map(|manifest| self.child(manifest, None, 1, self.role(manifest)));
+        // Each of them is an image of its own.
+        let role = |manifest: &Descriptor| match manifest.platform {
+            Some(_) => Role::Chosen,
+            None => Role::Target,
+        };
+        let visits = wanted.map(|manifest| self.child(manifest, None, 1, role(manifest)));
         let kept: usize = try_join_all(visits).await?.into_iter().sum();
         if kept == 0 { Err(Error::not_found("image might be filtered out")) } else { Ok(()) }
     }
@@ -195,7 +200,7 @@ impl<'a> Walk<'a> {
             return Ok(0);
         }
         let unpacked = match &config {
-            Some(config) => self.unpack(&manifest, &descriptor.digest, config, &key).await?,
+            Some(config) => self.unpack(&manifest, &descriptor.digest, config, role, &key).await?,
             None => false,
         };
         // What is unpacked was fetched on the way, or needs no fetching.
@@ -205,7 +210,14 @@ impl<'a> Walk<'a> {
         Ok(1)
     }
 
-    async fn unpack(&self, manifest: &Manifest, digest: &Digest, config: &Config, key: &str) -> Result<bool> {
+    async fn unpack(
+        &self,
+        manifest: &Manifest,
+        digest: &Digest,
+        config: &Config,
+        role: Role,
+        key: &str,
+    ) -> Result<bool> {
         let layers: Vec<Descriptor> =
             manifest.layers.iter().filter(|layer| media_type::is_layer(&layer.media_type)).cloned().collect();
         if layers.is_empty() || self.unpackers.is_empty() {
@@ -213,7 +225,13 @@ impl<'a> Walk<'a> {
         }
         let platform = config.platform();
         let mut unpacked = false;
-        for unpacker in self.unpackers.iter().filter(|unpacker| unpacker.platforms.matches(&platform)) {
+        let mut unpackers: Vec<_> =
+            self.unpackers.iter().filter(|unpacker| unpacker.platforms.matches(&platform)).collect();
+        if role == Role::Target && unpackers.is_empty() {
+            // There is nothing to choose from: whoever wants it unpacked gets it, as from the original.
+            unpackers.extend(self.unpackers.first());
+        }
+        for unpacker in unpackers {
             let labels = |index: usize| {
                 let mut labels = unpacker.labels.clone();
                 if self.destination.remote_snapshot_labels {

@@ -5,18 +5,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use corten_types::{Descriptor, Error, Reference, Result, media_type};
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
 use http::{HeaderName, HeaderValue, Method};
-use tokio::sync::Semaphore;
 
 use crate::MAX_MANIFEST_SIZE;
 use crate::hosts::{Capabilities, Host, Tls};
 use crate::lanes::Lanes;
 use crate::request::{Endpoint, unexpected_status};
 use crate::resolver::{Parts, Repository, Resolver};
-use crate::transport::{Body, Response, Transport, TransportKind};
+use crate::transport::{Body, Limits, Response, Transport, TransportKind};
 use crate::url::Url;
 
 const ENCODINGS: HeaderValue = HeaderValue::from_static("zstd;q=1.0, gzip;q=0.8, deflate;q=0.5");
@@ -96,7 +95,7 @@ impl Fetcher {
         authority: &str,
         descriptor: &Descriptor,
         range: std::ops::Range<u64>,
-    ) -> Result<Vec<Bytes>, Transport> {
+    ) -> Result<Bytes, Transport> {
         let failed = |text: String| Transport::new(TransportKind::Other, text);
         let endpoint = self.repository.endpoints.iter().find(|endpoint| endpoint.host.authority == authority);
         let endpoint = endpoint.ok_or_else(|| failed(format!("no host {authority}")))?;
@@ -112,27 +111,32 @@ impl Fetcher {
         }
         let (mut body, _) =
             check(Ok(response), range.start).await.map_err(|error| failed(error.message().to_owned()))?;
-        let (mut chunks, mut left) = (Vec::new(), range.end - range.start);
+        // In one piece: a host may send it in as many as it has bytes.
+        let length = usize::try_from(range.end - range.start).unwrap_or(0);
+        let mut part = BytesMut::with_capacity(length);
         while let Some(chunk) = body.chunk().await? {
-            left = left
-                .checked_sub(chunk.len() as u64)
-                .ok_or_else(|| failed("a part is too long".to_owned()))?;
-            chunks.push(chunk);
+            if chunk.len() > length - part.len() {
+                return Err(failed("a part is too long".to_owned()));
+            }
+            part.extend_from_slice(&chunk);
         }
-        if left > 0 { Err(Transport::new(TransportKind::Eof, "unexpected EOF")) } else { Ok(chunks) }
+        if part.len() < length {
+            return Err(Transport::new(TransportKind::Eof, "unexpected EOF"));
+        }
+        Ok(part.freeze())
     }
 
     /// What bounds parts that wait in memory.
-    pub(crate) fn parts_budget(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.repository.client_options.limits.parts)
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.repository.client_options.limits
     }
 
-    /// How long a blob may come slowly before it is split.
     /// The parts that blobs are fetched in from the beginning.
     pub(crate) fn parts(&self) -> Option<Parts> {
         self.repository.parts
     }
 
+    /// How long a blob may come slowly before it is split.
     pub(crate) fn split_after(&self) -> Duration {
         self.repository.split_after
     }

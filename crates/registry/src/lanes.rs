@@ -8,7 +8,6 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,7 +21,7 @@ use crate::transport::{Transport, TransportKind};
 const PART: u64 = 2 << 20;
 /// Bounds of parts that the configuration asks for.
 const MIN_PART: u64 = 64 << 10;
-const MAX_PART: u64 = 32 << 20;
+const MAX_PART: u64 = 8 << 20;
 const MAX_LANES: usize = 6;
 /// A connection that brings this much per second is not what holds a pull up.
 const FAST: f64 = 100e6;
@@ -43,8 +42,8 @@ pub(crate) struct Lanes {
     best_rate: f64,
     window: Window,
     parts: VecDeque<Part>,
-    /// Chunks of the part whose turn it is.
-    ready: VecDeque<Bytes>,
+    /// Memory of the part that was last passed on, until the next one is asked for.
+    passed_on: Option<OwnedSemaphorePermit>,
     /// Where the next part starts.
     next: u64,
     /// Bytes of a part.
@@ -68,8 +67,8 @@ impl Window {
 /// A part on its way. Dropping it ends its request.
 #[derive(Debug)]
 struct Part {
-    task: JoinHandle<Result<Vec<Bytes>, Transport>>,
-    _permit: OwnedSemaphorePermit,
+    task: JoinHandle<Result<Bytes, Transport>>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Part {
@@ -88,7 +87,7 @@ impl Lanes {
             best_rate: 0.0,
             window: Window::new(),
             parts: VecDeque::new(),
-            ready: VecDeque::new(),
+            passed_on: None,
             next: 0,
             part: PART,
         }
@@ -110,6 +109,7 @@ impl Lanes {
 
     /// Whether the bytes at `offset` come in parts. Starts the parts that are missing.
     pub fn turn(&mut self, fetcher: &Fetcher, descriptor: &Descriptor, offset: u64) -> bool {
+        self.passed_on = None;
         let Some(authority) = self.authority.clone() else { return false };
         let size = u64::try_from(descriptor.size).unwrap_or(0);
         if let Some(parts) = fetcher.parts().filter(|_| self.count == 1 && self.growing) {
@@ -128,14 +128,14 @@ impl Lanes {
             return false;
         }
         while self.parts.len() < self.count && self.next < size {
-            let Ok(permit) = Arc::clone(&fetcher.parts_budget()).try_acquire_owned() else { break };
             let range = self.next..size.min(self.next + self.part);
+            let Some(permit) = fetcher.limits().reserve(range.end - range.start) else { break };
             self.next = range.end;
             let (fetcher, descriptor, authority) = (fetcher.clone(), descriptor.clone(), authority.clone());
             let task = tokio::spawn(async move { fetcher.part(&authority, &descriptor, range).await });
-            self.parts.push_back(Part { task, _permit: permit });
+            self.parts.push_back(Part { task, permit: Some(permit) });
         }
-        if self.parts.is_empty() && self.ready.is_empty() && self.next == offset {
+        if self.parts.is_empty() && self.next == offset {
             // No memory for parts now; perhaps later.
             (self.count, self.next) = (1, 0);
             return false;
@@ -143,26 +143,20 @@ impl Lanes {
         true
     }
 
-    /// The next chunk of the parts.
+    /// The next part.
     pub async fn next(&mut self, offset: u64) -> Result<Option<Bytes>, Transport> {
-        loop {
-            if let Some(chunk) = self.ready.pop_front() {
-                return Ok(Some(chunk));
-            }
-            let Some(part) = self.parts.front_mut() else {
-                let text = format!("no part for offset {offset}");
-                return Err(Transport::new(TransportKind::Other, text));
-            };
-            let start = Instant::now();
-            let done = (&mut part.task).await;
-            self.window.waited += start.elapsed();
-            self.parts.pop_front();
-            let failed =
-                |error: tokio::task::JoinError| Transport::new(TransportKind::Other, error.to_string());
-            let chunks = done.map_err(failed)??;
-            self.window.bytes += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-            self.ready = chunks.into();
-        }
+        let Some(part) = self.parts.front_mut() else {
+            let text = format!("no part for offset {offset}");
+            return Err(Transport::new(TransportKind::Other, text));
+        };
+        let start = Instant::now();
+        let done = (&mut part.task).await;
+        self.window.waited += start.elapsed();
+        self.passed_on = self.parts.pop_front().and_then(|mut part| part.permit.take());
+        let failed = |error: tokio::task::JoinError| Transport::new(TransportKind::Other, error.to_string());
+        let part = done.map_err(failed)??;
+        self.window.bytes += part.len() as u64;
+        Ok(Some(part))
     }
 
     /// Looks at what came since the last time, and changes the number of connections.

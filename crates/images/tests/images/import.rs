@@ -7,7 +7,12 @@ use super::build::{self, Image, Layer};
 use super::*;
 
 fn prefix(name: &str) -> ImageReference {
-    ImageReference { name: name.to_owned(), is_prefix: true, ..ImageReference::default() }
+    ImageReference {
+        name: name.to_owned(),
+        is_prefix: true,
+        allow_overwrite: true,
+        ..ImageReference::default()
+    }
 }
 
 fn request(rules: Vec<ImageReference>) -> ImportRequest {
@@ -105,17 +110,17 @@ async fn plain_layers_are_compressed_on_demand_and_their_twins_used_again() {
 }
 
 #[tokio::test]
-async fn platforms_are_chosen_by_config_where_the_index_names_none() {
+async fn images_are_kept_whatever_they_run_on_where_the_index_names_no_platform() {
     let daemon = Daemon::start();
     let here = Image::new(&[Layer::gzip(&[("a", "1")])]);
     let there = Image::on("s390x", &[Layer::gzip(&[("b", "2")])]);
-    let archive = build::layout(&[(&here, &[("io.containerd.image.name", "here")]), (&there, &[])]);
+    let names = [[("io.containerd.image.name", "x/here:1")], [("io.containerd.image.name", "x/there:1")]];
+    let archive = build::layout(&[(&here, &names[0]), (&there, &names[1])]);
     let mut only_here = request(vec![prefix("x")]);
     only_here.destination.platforms = vec![Platform::host()];
-    assert_eq!(import(&daemon, archive, &only_here).await.unwrap(), ["here"]);
-    let archive = build::layout(&[(&there, &[("io.containerd.image.name", "there")])]);
-    let error = import(&Daemon::start(), archive, &only_here).await.unwrap_err();
-    assert_eq!(error.to_string(), "image might be filtered out: not found");
+    only_here.destination.unpacks = vec![Unpack { platform: Platform::host(), ..Unpack::default() }];
+    assert_eq!(import(&daemon, archive, &only_here).await.unwrap(), ["x/here:1", "x/there:1"]);
+    assert_eq!(daemon.snapshot_names("overlayfs").await.len(), 2, "unpacked, as with the original");
 }
 
 #[tokio::test]
@@ -138,7 +143,7 @@ async fn what_is_no_image_is_refused() {
     }
     let image = Image::new(&[Layer::gzip(&[("a", "1")])]);
     // A layer is missing.
-    let files = build::layout(&[(&image, &[("io.containerd.image.name", "broken")])]);
+    let files = build::layout(&[(&image, &[("io.containerd.image.name", "x/broken:1")])]);
     let layer = image.layers[0].descriptor().digest;
     let mut out = tar::Builder::new(Vec::new());
     for entry in tar::Archive::new(files.as_slice()).entries().unwrap() {

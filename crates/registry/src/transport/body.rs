@@ -4,19 +4,24 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
+use zstd::stream::raw::Operation;
 
 use super::client::{Pool, Sender};
 use super::{Transport, TransportKind};
 
-/// Encoded bytes decoded at a time, so that a small piece cannot grow to gigabytes at once.
+/// Encoded bytes decoded at a time, so that a small piece cannot grow to gigabytes at once: to a thousand times as
+/// many with gzip, and to 32 MB with Zstandard, of which no more than this comes at once.
 const SLICE: usize = 1 << 10;
+const DECODED: usize = 128 << 10;
+/// Zstandard as a transfer encoding looks back 8 MiB at most (RFC 9659); decoders keep that much.
+const ZSTD_WINDOW: u32 = 23;
 /// What is read of an answer that nobody wants, so that its connection can be used again.
 const MAX_DISCARD: usize = 64 << 10;
 
@@ -55,9 +60,8 @@ impl Body {
     /// The next piece, never empty; nothing at the end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Transport> {
         loop {
-            if !self.pending.is_empty() {
-                let slice = self.pending.split_to(self.pending.len().min(SLICE));
-                let decoded = self.decoder.push(&slice)?;
+            if !self.pending.is_empty() || self.decoder.is_full() {
+                let decoded = self.decoder.take(&mut self.pending)?;
                 if !decoded.is_empty() {
                     return Ok(Some(decoded));
                 }
@@ -130,7 +134,8 @@ enum Decoder {
     Deflate,
     Zlib(flate2::write::ZlibDecoder<Vec<u8>>),
     Bare(flate2::write::DeflateDecoder<Vec<u8>>),
-    Zstd(Box<zstd::stream::write::Decoder<'static, Vec<u8>>>),
+    /// And whether it may have more of what it got already.
+    Zstd(Box<zstd::stream::raw::Decoder<'static>>, bool),
     Unknown(String),
 }
 
@@ -141,12 +146,31 @@ impl Decoder {
             "" | "identity" => Self::Identity,
             "gzip" | "x-gzip" => Self::Gzip(flate2::write::MultiGzDecoder::new(Vec::new())),
             "deflate" => Self::Deflate,
-            "zstd" => match zstd::stream::write::Decoder::new(Vec::new()) {
-                Ok(decoder) => Self::Zstd(Box::new(decoder)),
+            "zstd" => match zstd_decoder() {
+                Ok(decoder) => Self::Zstd(Box::new(decoder), false),
                 Err(error) => Self::Unknown(error.to_string()),
             },
             other => Self::Unknown(other.to_owned()),
         }
+    }
+
+    /// Whether more comes out without anything more going in.
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Zstd(_, true))
+    }
+
+    /// Decodes some of `pending`.
+    fn take(&mut self, pending: &mut Bytes) -> Result<Bytes, Transport> {
+        let Self::Zstd(decoder, is_full) = self else {
+            let slice = pending.split_to(pending.len().min(SLICE));
+            return self.push(&slice);
+        };
+        let mut decoded = vec![0; DECODED];
+        let done = decoder.run_on_buffers(pending, &mut decoded).map_err(|error| bad_encoding(&error))?;
+        pending.advance(done.bytes_read);
+        *is_full = done.bytes_written == DECODED;
+        decoded.truncate(done.bytes_written);
+        Ok(decoded.into())
     }
 
     fn push(&mut self, data: &[u8]) -> Result<Bytes, Transport> {
@@ -157,11 +181,10 @@ impl Decoder {
             };
         }
         let decoded = match self {
-            Self::Identity | Self::Deflate => Ok(data.to_vec()),
+            Self::Identity | Self::Deflate | Self::Zstd(..) => Ok(data.to_vec()),
             Self::Gzip(decoder) => decoder.write_all(data).map(|()| std::mem::take(decoder.get_mut())),
             Self::Zlib(decoder) => decoder.write_all(data).map(|()| std::mem::take(decoder.get_mut())),
             Self::Bare(decoder) => decoder.write_all(data).map(|()| std::mem::take(decoder.get_mut())),
-            Self::Zstd(decoder) => decoder.write_all(data).map(|()| std::mem::take(decoder.get_mut())),
             Self::Unknown(name) => {
                 let text = format!("unsupported Content-Encoding {name:?}");
                 return Err(Transport::new(TransportKind::Other, text));
@@ -175,11 +198,16 @@ impl Decoder {
             Self::Gzip(decoder) => decoder.try_finish().map(|()| std::mem::take(decoder.get_mut())),
             Self::Zlib(decoder) => decoder.try_finish().map(|()| std::mem::take(decoder.get_mut())),
             Self::Bare(decoder) => decoder.try_finish().map(|()| std::mem::take(decoder.get_mut())),
-            Self::Zstd(decoder) => decoder.flush().map(|()| std::mem::take(decoder.get_mut())),
-            Self::Identity | Self::Deflate | Self::Unknown(_) => Ok(Vec::new()),
+            Self::Identity | Self::Deflate | Self::Zstd(..) | Self::Unknown(_) => Ok(Vec::new()),
         };
         rest.map(Bytes::from).map_err(|error| bad_encoding(&error))
     }
+}
+
+fn zstd_decoder() -> std::io::Result<zstd::stream::raw::Decoder<'static>> {
+    let mut decoder = zstd::stream::raw::Decoder::new()?;
+    decoder.set_parameter(zstd::stream::raw::DParameter::WindowLogMax(ZSTD_WINDOW))?;
+    Ok(decoder)
 }
 
 fn bad_encoding(error: &std::io::Error) -> Transport {
@@ -188,6 +216,8 @@ fn bad_encoding(error: &std::io::Error) -> Transport {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     fn decode(encoding: &'static str, data: &[u8]) -> Vec<u8> {
@@ -196,7 +226,10 @@ mod tests {
         let mut decoder = Decoder::new(&headers);
         let mut out = Vec::new();
         for piece in data.chunks(7) {
-            out.extend_from_slice(&decoder.push(piece).unwrap());
+            let mut piece = Bytes::copy_from_slice(piece);
+            while !piece.is_empty() || decoder.is_full() {
+                out.extend_from_slice(&decoder.take(&mut piece).unwrap());
+            }
         }
         out.extend_from_slice(&decoder.finish().unwrap());
         out
@@ -216,6 +249,23 @@ mod tests {
         bare.write_all(&plain).unwrap();
         assert_eq!(decode("deflate", &bare.finish().unwrap()), plain);
         assert_eq!(decode("zstd", &zstd::encode_all(plain.as_slice(), 1).unwrap()), plain);
+    }
+
+    #[test]
+    fn a_small_piece_grows_in_small_pieces() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static("zstd"));
+        let mut decoder = Decoder::new(&headers);
+        let length = 200 << 20;
+        let mut pending = Bytes::from(zstd::encode_all(std::io::repeat(0).take(length), 1).unwrap());
+        assert!(pending.len() < 32 << 10, "{}", pending.len());
+        let mut count = 0;
+        while !pending.is_empty() || decoder.is_full() {
+            let piece = decoder.take(&mut pending).unwrap();
+            assert!(piece.len() <= DECODED);
+            count += piece.len() as u64;
+        }
+        assert_eq!(count, length);
     }
 
     #[test]
