@@ -24,6 +24,8 @@ use crate::{leases, snapshots};
 
 /// Records removed by one change at most.
 const BATCH: usize = 100;
+/// The nice value of the thread that marks.
+const LOWEST_PRIORITY: i32 = 19;
 /// Wait before the first measurement of a run.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// A run counts as this long at least.
@@ -291,9 +293,7 @@ impl Work {
         };
         self.database.write(begin).await?;
         let view = self.database.read()?;
-        let plan = tokio::task::spawn_blocking(move || mark::plan(&view, SystemTime::now()))
-            .await
-            .map_err(|error| Error::internal(format!("collector: {error}")))??;
+        let plan = aside(move || mark::plan(&view, SystemTime::now())).await?;
         let (mut count, mut again) = (0, Again::default());
         for (namespace, nodes) in plan.garbage {
             for batch in nodes.chunks(BATCH) {
@@ -324,6 +324,19 @@ impl Work {
             }
         }
     }
+}
+
+/// Works on a thread of its own that gives way to all others: whoever waits for an answer goes first.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (answer, result) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("collector".into());
+    thread.spawn(move || {
+        // Where that is forbidden it goes on as it is.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), LOWEST_PRIORITY);
+        // Nobody waits when the daemon ends.
+        let _ = answer.send(work());
+    })?;
+    result.await.map_err(|_| Error::internal("the marking panicked"))?
 }
 
 /// What was written since the marking began, and all that it leads to, by namespace.
