@@ -146,7 +146,7 @@ struct Launch {
     /// Whether `start` was run, so that there may be a shim even without a connection to it.
     started: bool,
     shim: Option<Shim>,
-    /// Whether the shim may have made something of the task and has not said what became of it.
+    /// Whether the shim may have made something of the task that it has not removed.
     unfinished: bool,
     sandboxed: bool,
 }
@@ -230,7 +230,8 @@ impl Inner {
         noted.context("failed to start shim")?;
         let request = create_request(&bundle, request, options);
         let created = create_in_shim(shim, request, answer, self.config.timeouts.cleanup).await;
-        launch.unfinished = created.as_ref().is_err_and(is_unfinished);
+        // Whatever it was, it may have ended what was to clear up after it, too.
+        launch.unfinished = created.as_ref().is_err_and(|error| launch.started || is_unfinished(error));
         created
             .map_err(|error| if Client::is_closed(&error) { error.context("shim died") } else { error })
             .context("failed to create shim task")
@@ -363,7 +364,6 @@ impl Inner {
             }
             shim.client.close();
         }
-        // What a shim has not said that it failed in, it may have left behind.
         if launch.unfinished && (launch.sandboxed || launch.started) {
             self.clean_up(bundle, launch.binary.as_deref(), 0).await;
         }

@@ -77,17 +77,23 @@ impl Reaper {
 }
 
 /// Kills a process when nobody waits for it any more.
-struct Awaited(Option<i32>);
+struct Awaited<'a> {
+    reaper: &'a Reaper,
+    pid: Option<i32>,
+}
 
-impl Awaited {
+impl Awaited<'_> {
     fn ended(mut self) {
-        self.0 = None;
+        self.pid = None;
     }
 }
 
-impl Drop for Awaited {
+impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        if let Some(pid) = self.0.and_then(rustix::process::Pid::from_raw) {
+        let Some(pid) = self.pid else { return };
+        // One that has been collected may have left its number to another.
+        let lives = lock(&self.reaper.waiting).contains_key(&pid);
+        if let Some(pid) = rustix::process::Pid::from_raw(pid).filter(|_| lives) {
             rustix::process::kill_process(pid, Signal::KILL).ok();
         }
     }
@@ -127,7 +133,7 @@ where
         })?
     };
     drop(write);
-    let awaited = Awaited(Some(child));
+    let awaited = Awaited { reaper, pid: Some(child) };
     let ended = reaper.end_of(child);
     let said = read_message(read, ended).await?;
     awaited.ended();
@@ -199,7 +205,7 @@ pub(crate) async fn program(reaper: &Reaper, mut command: Command, io: [Stdio; 3
     // The reaper collects it; the handle only names it.
     drop(child);
     drop(command);
-    let awaited = Awaited(Some(pid));
+    let awaited = Awaited { reaper, pid: Some(pid) };
     let code = reaper.end_of(pid).await.unwrap_or(255);
     awaited.ended();
     Ok(code)

@@ -5,16 +5,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use corten_api::events::TaskOom;
 use corten_cgroups::{Cgroups, OomWatch};
 use tokio::io::Interest;
+use tokio::task::AbortHandle;
 
 use crate::events::Publisher;
 use crate::helper::watched;
 
-/// A watch over one container's memory; it ends with this.
-#[derive(Clone, Debug)]
+/// A watch over one container's memory; it ends with this. The kernel does not say of every cgroup that it is gone.
+#[derive(Debug)]
 pub(crate) struct Oom {
-    watch: Arc<Mutex<OomWatch>>,
-    publisher: Publisher,
-    id: String,
+    watched: Watched,
+    listening: AbortHandle,
+}
+
+impl Drop for Oom {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
 }
 
 impl Oom {
@@ -29,24 +35,36 @@ impl Oom {
         };
         let events = rustix::io::fcntl_dupfd_cloexec(&watch, 3).ok()?;
         let events = watched(events, Interest::READABLE).ok()?;
-        let this =
-            Self { watch: Arc::new(Mutex::new(watch)), publisher: publisher.clone(), id: id.to_owned() };
-        let (weak, oom) = (Arc::downgrade(&this.watch), (this.publisher.clone(), this.id.clone()));
-        tokio::spawn(async move {
+        let watched =
+            Watched { watch: Arc::new(Mutex::new(watch)), publisher: publisher.clone(), id: id.to_owned() };
+        let teller = watched.clone();
+        let listening = tokio::spawn(async move {
             while let Ok(mut ready) = events.readable().await {
                 ready.clear_ready();
-                let Some(watch) = weak.upgrade() else { return };
-                let (publisher, id) = oom.clone();
-                if !(Self { watch, publisher, id }).tell() {
+                if !teller.tell() {
                     return;
                 }
             }
         });
-        Some(this)
+        Some(Self { watched, listening: listening.abort_handle() })
     }
 
-    /// Tells what happened since the last time; false when the cgroup is gone.
-    pub(crate) fn tell(&self) -> bool {
+    /// Tells what happened since the last time.
+    pub(crate) fn tell(&self) {
+        self.watched.tell();
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Watched {
+    watch: Arc<Mutex<OomWatch>>,
+    publisher: Publisher,
+    id: String,
+}
+
+impl Watched {
+    /// False when the cgroup is gone.
+    fn tell(&self) -> bool {
         match self.watch.lock().unwrap_or_else(PoisonError::into_inner).check() {
             Ok(Some(happened)) => {
                 if happened {

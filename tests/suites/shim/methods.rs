@@ -218,6 +218,13 @@ async fn every_method_in_every_state_answers_as_debians_shim() {
     assert_eq!(ours, theirs);
 }
 
+/// The sizes of large pages that there are figures of, which have no order.
+fn sizes<'a>(pages: impl Iterator<Item = &'a str>) -> String {
+    let mut sizes: Vec<&str> = pages.collect();
+    sizes.sort_unstable();
+    sizes.join(",")
+}
+
 /// Which figures there are, and those that do not change.
 fn shape(figures: &Any) -> Vec<String> {
     let mut seen = vec![figures.type_url.clone()];
@@ -230,7 +237,7 @@ fn shape(figures: &Any) -> Vec<String> {
             format!("{:?}", one.memory.map(|it| (it.usage > 0, it.usage_limit, it.anon > 0, it.pgfault > 0))),
         );
         note("events", one.memory_events.is_some().to_string());
-        note("pages", one.hugetlb.iter().map(|pages| pages.pagesize.clone()).collect::<Vec<_>>().join(","));
+        note("pages", sizes(one.hugetlb.iter().map(|pages| pages.pagesize.as_str())));
         return seen;
     }
     let one = corten_api::unpack::<corten_api::cgroups_v1::Metrics>(figures).unwrap();
@@ -243,7 +250,7 @@ fn shape(figures: &Any) -> Vec<String> {
     note("memory", format!("{limits:?} {} {}", memory.total_rss > 0, memory.hierarchical_memory_limit));
     note("out of memory", format!("{:?}", one.memory_oom_control));
     note("blocks", one.blkio.is_some().to_string());
-    note("pages", one.hugetlb.iter().map(|pages| pages.pagesize.clone()).collect::<Vec<_>>().join(","));
+    note("pages", sizes(one.hugetlb.iter().map(|pages| pages.pagesize.as_str())));
     seen
 }
 

@@ -116,12 +116,12 @@ impl Bus {
             .bytes()
             .map(|digit| format!("{digit:02x}"))
             .collect();
-        stream.write_all(format!("\0AUTH EXTERNAL {uid}\r\n").as_bytes())?;
+        // All at once: what systemd reads together with the last of these lines waits there for more to come.
+        stream.write_all(format!("\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n").as_bytes())?;
         let line = read_line(&mut stream)?;
         if !line.starts_with("OK ") {
             return Err(Error::new(ErrorClass::PermissionDenied, format!("systemd answers {line:?}")));
         }
-        stream.write_all(b"BEGIN\r\n")?;
         Ok(Self { stream, serial: 0 })
     }
 

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
 use super::arguments::Arguments;
-use super::{Global, Result};
+use super::{Global, Result, say};
 
 const USUAL: Duration = Duration::from_secs(5);
 
@@ -66,7 +66,7 @@ fn print(kind: &str, id: &str, data: Option<Value>) {
     if let Some(data) = data {
         event["data"] = data;
     }
-    println!("{event}");
+    say(&event);
 }
 
 /// As Go writes durations, in one unit.

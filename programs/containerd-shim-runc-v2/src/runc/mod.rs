@@ -89,7 +89,7 @@ fn run(words: Vec<String>, global: &mut Global) -> Result<i32> {
     global.systemd = arguments.has("systemd-cgroup");
     if arguments.has("version") || arguments.has("v") {
         let version = env!("CARGO_PKG_VERSION");
-        println!("runc version 1.2.0-corten.{version}\ncommit: corten\nspec: 1.2.0");
+        say(&format_args!("runc version 1.2.0-corten.{version}\ncommit: corten\nspec: 1.2.0"));
         return Ok(0);
     }
     let mut words = std::mem::take(&mut arguments.rest).into_iter();
@@ -97,7 +97,7 @@ fn run(words: Vec<String>, global: &mut Global) -> Result<i32> {
     let words: Vec<String> = words.collect();
     match command.as_str() {
         "help" | "h" => {
-            print!("{USAGE}");
+            say(&USAGE.trim_end());
             Ok(0)
         }
         "create" => process::create(global, words).map_err(|text| said_once("runc create failed", text)),
@@ -117,6 +117,14 @@ fn run(words: Vec<String>, global: &mut Global) -> Result<i32> {
         "checkpoint" => checkpoint::checkpoint(global, words),
         "restore" => checkpoint::restore(global, words),
         other => Err(format!("No help topic for '{other}'\n")),
+    }
+}
+
+/// Prints a line. One whose reader has gone is the last, as of programs that SIGPIPE ends.
+fn say(line: &dyn std::fmt::Display) {
+    const READER_GONE: i32 = 141;
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(READER_GONE);
     }
 }
 

@@ -7,12 +7,12 @@ use corten_types::timestamp;
 use serde_json::{Value, json};
 
 use super::arguments::Arguments;
-use super::{Global, Result};
+use super::{Global, Result, say};
 
 pub fn state(global: &Global, words: Vec<String>) -> Result<i32> {
     let mut arguments = Arguments::parse("state", words, &[], &[], 1..=1)?;
     let state = described(embedded::state(&global.target(&arguments.take(), Path::new(""))?)?);
-    println!("{}", serde_json::to_string_pretty(&state).unwrap_or_default());
+    say(&serde_json::to_string_pretty(&state).unwrap_or_default());
     Ok(0)
 }
 
@@ -39,9 +39,9 @@ pub fn list(global: &Global, words: Vec<String>) -> Result<i32> {
     let text = |state: &Value, key: &str| state[key].as_str().unwrap_or_default().to_owned();
     let format = arguments.value("format").or_else(|| arguments.value("f")).unwrap_or_else(|| "table".into());
     if arguments.has("quiet") || arguments.has("q") {
-        found.iter().for_each(|state| println!("{}", text(state, "id")));
+        found.iter().for_each(|state| say(&text(state, "id")));
     } else if format == "json" {
-        println!("{}", Value::from(found));
+        say(&Value::from(found));
     } else if format == "table" {
         let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
         rows.extend(found.iter().map(|state| {
@@ -71,7 +71,7 @@ fn print_table<const N: usize>(rows: &[[String; N]]) {
             let width = if column + 1 == N { 0 } else { width(column).max(9) + 3 };
             format!("{cell:width$}")
         });
-        println!("{}", cells.collect::<String>());
+        say(&cells.collect::<String>());
     }
 }
 
@@ -81,7 +81,7 @@ pub fn ps(global: &Global, words: Vec<String>) -> Result<i32> {
     let pids = embedded::cgroups(&target)?.processes().map_err(|error| error.to_string())?;
     let format = arguments.value("format").or_else(|| arguments.value("f")).unwrap_or_else(|| "table".into());
     if format == "json" {
-        println!("{}", json!(pids));
+        say(&json!(pids));
         return Ok(0);
     }
     let options = if arguments.rest.is_empty() { vec!["-ef".to_owned()] } else { arguments.rest };
@@ -94,11 +94,11 @@ pub fn ps(global: &Global, words: Vec<String>) -> Result<i32> {
         .split_whitespace()
         .position(|name| name == "PID")
         .ok_or("couldn't find PID field in ps output")?;
-    println!("{header}");
+    say(&header);
     for line in lines {
         let pid = line.split_whitespace().nth(column).and_then(|pid| pid.parse::<i32>().ok());
         if pid.is_some_and(|pid| pids.contains(&pid)) {
-            println!("{line}");
+            say(&line);
         }
     }
     Ok(0)
@@ -152,6 +152,6 @@ fn default_spec() -> Value {
 }
 
 pub fn features() -> Result<i32> {
-    println!("{}", serde_json::to_string_pretty(&embedded::features()).unwrap_or_default());
+    say(&serde_json::to_string_pretty(&embedded::features()).unwrap_or_default());
     Ok(0)
 }
