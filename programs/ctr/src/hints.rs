@@ -70,11 +70,10 @@ fn distance(left: &str, right: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn near_names_are_found_and_far_ones_are_not() {
-        let root = crate::Cli::command();
+        let root = crate::all_definitions();
         assert_eq!(meant(&root, "imgaes").as_deref(), Some("images"));
         assert_eq!(meant(&root, "contaner").as_deref(), Some("container"));
         assert_eq!(meant(&root, "xyzzy"), None);

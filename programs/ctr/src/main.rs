@@ -34,27 +34,18 @@ mod screen;
 mod stdio;
 mod waiting;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use std::io::IsTerminal;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use clap::{Args, FromArgMatches};
 use corten_types::{Error, ErrorClass, Result};
 
 use arguments::Reading;
 use client::Client;
-
-/// The container command line.
-#[derive(Debug, Parser)]
-#[command(name = "ctr", disable_help_subcommand = true, disable_help_flag = true)]
-struct Cli {
-    #[command(flatten)]
-    global: Global,
-    #[command(subcommand)]
-    command: Option<commands::Command>,
-}
 
 /// Flags before the command.
 #[derive(Clone, Debug, Args)]
@@ -104,24 +95,34 @@ pub fn duration(text: &str) -> std::result::Result<Duration, String> {
     Duration::try_from_secs_f64(total).map_err(|_| "invalid duration".into())
 }
 
+/// The definitions of the program, with those of the commands one of whose names is wanted.
+fn definitions(wanted: impl Fn(&str) -> bool) -> clap::Command {
+    let root = clap::Command::new("ctr").disable_help_subcommand(true).disable_help_flag(true);
+    commands::Command::define(Global::augment_args(root).about("The container command line"), wanted)
+}
+
+/// The definitions of all commands.
+fn all_definitions() -> clap::Command {
+    definitions(|_| true)
+}
+
 fn main() -> ExitCode {
-    let mut root = Cli::command();
-    let (path, words, typed) = match arguments::read(&root, std::env::args_os().skip(1)) {
-        Reading::Run { path, words, typed } => (path, words, typed),
-        other => return answer(&root, other),
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // Definitions are most of what a short command costs: made are those that the line may name.
+    let mut root = definitions(|name| words.iter().any(|word| word == name));
+    let Reading::Run { path, words: line, typed } = arguments::read(&root, words.iter().cloned()) else {
+        let root = all_definitions();
+        return answer(&root, arguments::read(&root, words));
     };
-    // The definitions are built once: that is most of what a short command costs.
-    let matches = root.try_get_matches_from_mut(words);
-    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
-        Err(error) => return refuse(&Cli::command(), path, &typed, &error),
+    let (global, command) = match root.try_get_matches_from_mut(line).and_then(|matches| filled(&matches)) {
+        Ok(filled) => filled,
+        Err(error) => return refuse(&all_definitions(), path, &typed, &error),
     };
-    let Some(command) = cli.command else { return answer(&root, Reading::Help { path }) };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let code = match runtime.block_on(run(cli.global, command)) {
+    let code = match runtime.block_on(run(global, command)) {
         Ok(code) => code,
         Err(error) => {
             fail(&error);
@@ -130,6 +131,12 @@ fn main() -> ExitCode {
     };
     // A thread may still wait for input.
     std::process::exit(code);
+}
+
+/// The flags and the command that the definitions have read.
+fn filled(matches: &clap::ArgMatches) -> std::result::Result<(Global, commands::Command), clap::Error> {
+    let (name, rest) = matches.subcommand().unwrap_or(("", matches));
+    Ok((Global::from_arg_matches(matches)?, commands::Command::read(name, rest)?))
 }
 
 async fn run(global: Global, command: commands::Command) -> Result<i32> {
@@ -247,6 +254,6 @@ mod tests {
 
     #[test]
     fn the_definitions_hold_together() {
-        Cli::command().debug_assert();
+        all_definitions().debug_assert();
     }
 }

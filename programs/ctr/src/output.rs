@@ -41,7 +41,8 @@ fn lost(error: std::io::Error) -> ! {
 
 /// Writes to standard error, if there is one.
 pub fn tell(text: Arguments<'_>) {
-    let _ = std::io::stderr().lock().write_fmt(text);
+    // In one piece: lines of several writers stay whole.
+    let _ = std::io::stderr().lock().write_all(text.to_string().as_bytes());
 }
 
 /// How a list is shown.

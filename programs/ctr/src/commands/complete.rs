@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, Args, Command, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgAction, Args, Command, FromArgMatches};
 use corten_api::services as api;
 use corten_types::Result;
 
@@ -39,7 +39,7 @@ struct Line<'a> {
 
 impl Complete {
     pub async fn run(self) {
-        let root = crate::Cli::command();
+        let root = crate::all_definitions();
         let Some((typed, before)) = self.words.split_last() else { return };
         let line = Line::read(&root, before.get(1..).unwrap_or_default());
         for (word, about) in line.candidates(typed).await {
@@ -180,7 +180,7 @@ impl<'a> Line<'a> {
 
     fn client(&self) -> Option<Client> {
         let words = std::iter::once("ctr".to_owned()).chain(self.global.iter().cloned());
-        let matches = crate::Cli::command().try_get_matches_from(words).ok()?;
+        let matches = crate::definitions(|_| false).try_get_matches_from(words).ok()?;
         Some(Client::new(&crate::Global::from_arg_matches(&matches).ok()?))
     }
 }
@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     fn line(words: &str, check: impl FnOnce(Line<'_>)) {
-        let root = crate::Cli::command();
+        let root = crate::all_definitions();
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         check(Line::read(&root, &words));
     }
@@ -320,7 +320,7 @@ mod tests {
 
     #[tokio::test]
     async fn commands_flags_and_values_are_known_without_a_daemon() {
-        let root = crate::Cli::command();
+        let root = crate::all_definitions();
         let candidates = async |words: &str, typed: &str| -> Vec<String> {
             let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
             let found = Line::read(&root, &words).candidates(typed).await;

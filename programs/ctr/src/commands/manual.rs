@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use clap::{Args, Command, CommandFactory, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 use corten_types::{Result, ResultExt};
 
 use crate::help;
@@ -48,7 +48,7 @@ impl Shell {
 
 impl Manual {
     pub fn run(self) -> Result<()> {
-        let root = crate::Cli::command();
+        let root = crate::all_definitions();
         let Some(folder) = self.folder else {
             print!("{}", markdown(&root));
             return Ok(());
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn every_command_is_in_the_manual_and_the_documentation() {
-        let root = crate::Cli::command();
+        let root = crate::all_definitions();
         let manual: String = pages(&root).into_iter().map(|(_, text)| text).collect();
         let texts = [manual.replace("\\-", "-"), markdown(&root)];
         walk(&root, &[], &mut |command, path| {

@@ -50,7 +50,7 @@ mod unpack;
 mod usage;
 mod version;
 
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 use corten_types::Result;
 
 use crate::client::Client;
@@ -79,94 +79,83 @@ pub struct Listing {
     filters: Vec<String>,
 }
 
-/// What can be done.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Parts of the daemon.
-    #[command(visible_alias = "plugin", subcommand)]
-    Plugins(plugins::Plugins),
-    /// Versions of client and server.
-    Version(version::Version),
-    /// Records of containers.
-    #[command(visible_aliases = ["c", "container"], subcommand)]
-    Containers(containers::Containers),
-    /// Blobs.
-    #[command(subcommand)]
-    Content(content::Content),
-    /// What happens, as it happens.
-    #[command(visible_alias = "event")]
-    Events(events::Events),
-    /// Images.
-    #[command(visible_aliases = ["image", "i"], subcommand)]
-    Images(images::Images),
-    /// Leases: what they hold is kept from the collector.
-    #[command(subcommand)]
-    Leases(leases::Leases),
-    /// Namespaces.
-    #[command(visible_aliases = ["namespace", "ns"], subcommand)]
-    Namespaces(namespaces::Namespaces),
-    /// Profiles of the daemon.
-    Pprof(pprof::Pprof),
-    /// Run a container.
-    Run(Box<run::Run>),
-    /// Snapshots.
-    #[command(visible_alias = "snapshot")]
-    Snapshots(snapshots::Snapshots),
-    /// Running containers.
-    #[command(visible_aliases = ["t", "task"], subcommand)]
-    Tasks(tasks::Tasks),
-    /// Place the programs of an image on the host.
-    Install(install::Install),
-    /// The OCI's specifications.
-    #[command(subcommand)]
-    Oci(oci::Oci),
-    /// Sandboxes: groups of containers.
-    #[command(visible_aliases = ["sandbox", "sb", "s"], subcommand)]
-    Sandboxes(sandboxes::Sandboxes),
-    /// About the server, as JSON.
-    Info,
-    /// What the daemon was asked for and will no longer do.
-    #[command(subcommand)]
-    Deprecations(info::Deprecations),
-    /// A container's supervisor, spoken to without the daemon.
-    Shim(shim::ShimCommand),
-    /// What the Kubernetes plugin does.
-    #[command(subcommand)]
-    Cri(cri::Cri),
-    /// All about containers, tasks, images or snapshots of a name, as JSON.
-    Inspect(inspect::Inspect),
-    /// What running containers use.
-    Stats(stats::Stats),
-    /// A live view of containers, with keys to stop, kill, enter and inspect them.
-    Top(top::Top),
-    /// What a container wrote to its log.
-    Logs(logs::Logs),
-    /// Copy files out of a container and into it.
-    Cp(cp::Cp),
-    /// What a container has changed of its image's files.
-    Diff(diff::Diff),
-    /// End containers: ask first, then insist.
-    Stop(stop::Stop),
-    /// Remove containers that have ended, and images that none uses.
-    Prune(prune::Prune),
-    /// Networks of this machine: made, listed, attached to.
-    #[command(visible_alias = "net", subcommand)]
-    Network(network::Networks),
-    /// Network namespaces, pinned to files.
-    #[command(subcommand)]
-    Netns(netns::Namespaces),
-    /// Interfaces: made, changed, listed, deleted.
-    Link(link::Links),
-    /// Whether this machine has what containers need.
-    Check(check::Check),
-    /// Completion of commands for a shell.
-    Completion(manual::Completion),
-    /// What may stand at the end of a command line, for completion.
-    #[command(hide = true)]
-    Complete(complete::Complete),
-    /// Manual pages and documentation, made from the definitions of the commands.
-    #[command(hide = true)]
-    Manual(manual::Manual),
+/// The table of all commands: a variant, its names, what it is for, and what reads the rest of its line.
+macro_rules! commands {
+    ($($variant:ident = $name:literal $(| $alias:literal)*, $about:literal $(, $kind:ident $type:ty)?;)*) => {
+        /// What can be done.
+        #[derive(Debug)]
+        pub enum Command { $(#[doc = $about] $variant $(($type))?,)* }
+
+        impl Command {
+            /// Adds the definitions of those commands to `root` one of whose names is wanted.
+            pub fn define(mut root: clap::Command, wanted: impl Fn(&str) -> bool) -> clap::Command {
+                $(if [$name, $($alias),*].into_iter().any(&wanted) {
+                    let aliases: &[&'static str] = &[$($alias),*];
+                    let command = clap::Command::new($name).visible_aliases(aliases.iter().copied());
+                    $(let command = $kind::<$type>(command);)?
+                    root = root.subcommand(command.about($about).long_about(None));
+                })*
+                root
+            }
+
+            /// The command of this name, from what its definition has read.
+            pub fn read(name: &str, matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+                match name {
+                    $($name => Ok(Self::$variant $((<$type>::from_arg_matches(matches)?))?),)*
+                    _ => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+                }
+            }
+        }
+    };
+}
+
+fn flags<T: Args>(command: clap::Command) -> clap::Command {
+    T::augment_args(command)
+}
+
+fn hidden<T: Args>(command: clap::Command) -> clap::Command {
+    T::augment_args(command).hide(true)
+}
+
+fn group<T: Subcommand>(command: clap::Command) -> clap::Command {
+    T::augment_subcommands(command).subcommand_required(true).arg_required_else_help(true)
+}
+
+commands! {
+    Plugins = "plugins" | "plugin", "Parts of the daemon", group plugins::Plugins;
+    Version = "version", "Versions of client and server", flags version::Version;
+    Containers = "containers" | "c" | "container", "Records of containers", group containers::Containers;
+    Content = "content", "Blobs", group content::Content;
+    Events = "events" | "event", "What happens, as it happens", flags events::Events;
+    Images = "images" | "image" | "i", "Images", group images::Images;
+    Leases = "leases", "Leases: what they hold is kept from the collector", group leases::Leases;
+    Namespaces = "namespaces" | "namespace" | "ns", "Namespaces", group namespaces::Namespaces;
+    Pprof = "pprof", "Profiles of the daemon", flags pprof::Pprof;
+    Run = "run", "Run a container", flags Box<run::Run>;
+    Snapshots = "snapshots" | "snapshot", "Snapshots", flags snapshots::Snapshots;
+    Tasks = "tasks" | "t" | "task", "Running containers", group tasks::Tasks;
+    Install = "install", "Place the programs of an image on the host", flags install::Install;
+    Oci = "oci", "The OCI's specifications", group oci::Oci;
+    Sandboxes = "sandboxes" | "sandbox" | "sb" | "s", "Sandboxes: groups of containers", group sandboxes::Sandboxes;
+    Info = "info", "About the server, as JSON";
+    Deprecations = "deprecations", "What the daemon was asked for and will no longer do", group info::Deprecations;
+    Shim = "shim", "A container's supervisor, spoken to without the daemon", flags shim::ShimCommand;
+    Cri = "cri", "What the Kubernetes plugin does", group cri::Cri;
+    Inspect = "inspect", "All about containers, tasks, images or snapshots of a name, as JSON", flags inspect::Inspect;
+    Stats = "stats", "What running containers use", flags stats::Stats;
+    Top = "top", "A live view of containers, with keys to stop, kill, enter and inspect them", flags top::Top;
+    Logs = "logs", "What a container wrote to its log", flags logs::Logs;
+    Cp = "cp", "Copy files out of a container and into it", flags cp::Cp;
+    Diff = "diff", "What a container has changed of its image's files", flags diff::Diff;
+    Stop = "stop", "End containers: ask first, then insist", flags stop::Stop;
+    Prune = "prune", "Remove containers that have ended, and images that none uses", flags prune::Prune;
+    Network = "network" | "net", "Networks of this machine: made, listed, attached to", group network::Networks;
+    Netns = "netns", "Network namespaces, pinned to files", group netns::Namespaces;
+    Link = "link", "Interfaces: made, changed, listed, deleted", flags link::Links;
+    Check = "check", "Whether this machine has what containers need", flags check::Check;
+    Completion = "completion", "Completion of commands for a shell", flags manual::Completion;
+    Complete = "complete", "What may stand at the end of a command line, for completion", hidden complete::Complete;
+    Manual = "manual", "Manual pages and documentation, made from the definitions of the commands", hidden manual::Manual;
 }
 
 impl Command {
