@@ -113,7 +113,7 @@ struct Folders {
 fn extract(stream: &mut dyn BufRead, tree: &mut Tree) -> Result<()> {
     let mut reader = Reader::new(stream);
     let mut folders = Folders::default();
-    while let Some(entry) = reader.next().map_err(failure)? {
+    while let Some(entry) = reader.next_entry().map_err(failure)? {
         one(tree, &mut reader, &entry, &mut folders)
             .with_context(|| OsStr::from_bytes(&entry.path).display().to_string())?;
     }

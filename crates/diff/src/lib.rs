@@ -19,7 +19,7 @@ mod trees;
 mod compare;
 mod compress;
 
-mod archive;
+pub mod archive;
 mod stream;
 
 mod names;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
-    copy_file_range, fstat, ftruncate, ioctl_ficlone, lgetxattr, linkat, llistxattr, lsetxattr, mkdirat,
-    mknodat, openat, readlinkat, seek, statat, symlinkat, utimensat,
+    copy_file_range, fstat, ftruncate, getxattr, ioctl_ficlone, lgetxattr, linkat, listxattr, llistxattr,
+    lsetxattr, mkdirat, mknodat, openat, readlinkat, seek, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -226,17 +226,25 @@ fn finish(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat) ->
 /// Names and values of extended attributes.
 pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The extended attributes of an open folder; none where the file system has none.
+/// The extended attributes of an open file or folder, if only opened as a path; none where the file system has none.
 ///
 /// # Errors
 /// Those of the kernel.
-pub fn attributes(folder: BorrowedFd<'_>) -> io::Result<Attributes> {
-    attributes_at(&itself(folder).join("."))
+pub fn attributes(file: BorrowedFd<'_>) -> io::Result<Attributes> {
+    let path = itself(file);
+    read_attributes(|list| listxattr(&path, list), |name, value| getxattr(&path, name, value))
 }
 
 fn attributes_at(path: &Path) -> io::Result<Attributes> {
+    read_attributes(|list| llistxattr(path, list), |name, value| lgetxattr(path, name, value))
+}
+
+fn read_attributes(
+    names: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
+) -> io::Result<Attributes> {
     let mut list = vec![0; ATTRIBUTE];
-    let length = match llistxattr(path, &mut *list) {
+    let length = match names(&mut list) {
         Ok(length) => length,
         Err(Errno::NOTSUP) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
@@ -245,7 +253,7 @@ fn attributes_at(path: &Path) -> io::Result<Attributes> {
     let (mut found, mut value) = (Vec::new(), Vec::new());
     for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         value.resize(ATTRIBUTE, 0);
-        match lgetxattr(path, name, &mut *value) {
+        match get(name, &mut value) {
             Ok(length) => found.push((name.to_vec(), value.get(..length).unwrap_or_default().to_vec())),
             Err(Errno::NODATA) => {}
             Err(error) => return Err(error.into()),

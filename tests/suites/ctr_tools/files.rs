@@ -56,18 +56,76 @@ fn files_are_copied_out_of_containers_and_into_them() {
     node.ctr(["cp", "still:/etc/copied", &here("back")]).ok();
     assert_eq!(std::fs::read_to_string(node.join("back")).unwrap(), "hello\n");
     // What cannot be is told in one line.
+    sh(node.path(), "mkfifo pipe").ok();
     for (args, text) in [
         (["cp", "box:/nope", &here("x")], "box:/nope: no such file or directory"),
         (["cp", "nope:/x", &here("x")], "container \"nope\" in namespace"),
         (["cp", "box:/data", &here("in")], "cannot copy a folder to"),
         (["cp", &here("in"), "box:/none/x"], "no such file or directory"),
         (["cp", &here("in"), "box:/none/"], "folder /none/: not found"),
+        (["cp", "box:/data/one", &here("pipe")], "/pipe: it is neither a file nor a folder"),
+        (["cp", &here("in"), "box:/dev/null"], "cannot copy to /dev/null: it is neither a file nor a folder"),
     ] {
         let told = node.ctr(args).fails_with(text);
         assert_eq!(told.lines().count(), 1, "{told}");
     }
     node.ctr(["stop", "-t", "0s", "--rm", "box"]).ok();
     node.ctr(["c", "rm", "still"]).ok();
+    node.finish();
+}
+
+/// Names and values of the extended attributes of a file that a copy may carry.
+fn attributes(path: &std::path::Path) -> Vec<(&'static str, Vec<u8>)> {
+    let read = |name: &'static str| {
+        let mut value = vec![0; 64];
+        let length = rustix::fs::lgetxattr(path, name, &mut *value).ok()?;
+        Some((name, value[..length].to_vec()))
+    };
+    ["security.capability", "user.note"].into_iter().filter_map(read).collect()
+}
+
+#[test]
+fn what_gives_rights_goes_in_and_comes_out_when_it_is_asked_for() {
+    use rustix::fs::{XattrFlags, setxattr};
+    let node = node();
+    node.ctr(["c", "create", IMAGE, "box"]).ok();
+    let from = node.join("from");
+    std::fs::create_dir(&from).unwrap();
+    let tool = from.join("tool");
+    std::fs::write(&tool, "#!").unwrap();
+    std::fs::hard_link(&tool, from.join("same")).unwrap();
+    std::os::unix::fs::chown(&tool, Some(7), Some(8)).unwrap();
+    std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o4755)).unwrap();
+    // With a line end among its bytes: cap_dac_override and cap_fowner.
+    let capability = [&[1, 0, 0, 2, 10][..], &[0; 15]].concat();
+    setxattr(&tool, "security.capability", &capability, XattrFlags::empty()).unwrap();
+    // Not all file systems have those of users.
+    setxattr(&tool, "user.note", b"a\nb", XattrFlags::empty()).ok();
+    setxattr(&from, "user.note", b"of the folder", XattrFlags::empty()).ok();
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    std::fs::File::open(&tool).unwrap().set_modified(time).unwrap();
+    let here = |name: &str| node.join(name).display().to_string();
+
+    node.ctr(["cp", &here("from"), "box:/in"]).ok();
+    node.ctr(["cp", "-a", &here("from"), "box:/kept"]).ok();
+    for (name, source, args) in
+        [("out", "in", &["cp"][..]), ("all", "in", &["cp", "-a"]), ("kept", "kept", &["cp", "-a"])]
+    {
+        node.ctr(args.iter().copied().chain([&*format!("box:/{source}"), &*here(name)])).ok();
+        let copied = node.join(name).join("tool");
+        let found = std::fs::metadata(&copied).unwrap();
+        let is_out = name == "out";
+        assert_eq!(found.mode() & 0o7777, if is_out { 0o755 } else { 0o4755 }, "{name}");
+        assert_eq!((found.uid(), found.gid()), if name == "kept" { (7, 8) } else { (0, 0) }, "{name}");
+        assert_eq!(found.mtime(), 1_000_000_000, "{name}");
+        assert_eq!(found.ino(), std::fs::metadata(node.join(name).join("same")).unwrap().ino(), "{name}");
+        let mut expected = attributes(&tool);
+        expected.retain(|(attribute, _)| !is_out || attribute.starts_with("user."));
+        assert_eq!(attributes(&copied), expected, "{name}");
+        assert_eq!(attributes(&node.join(name)), attributes(&from), "{name}");
+    }
+    assert!(attributes(&tool).contains(&("security.capability", capability)));
+    node.ctr(["c", "rm", "box"]).ok();
     node.finish();
 }
 
@@ -178,6 +236,19 @@ fn logs_are_shown_and_followed() {
     node.ctr(["run", "-d", "--null-io", IMAGE, "mute", "sleep", "1000"]).ok();
     node.ctr(["logs", "mute"]).fails_with("the output of container \"mute\" is not kept");
     node.ctr(["logs", "nope"]).fails_with("container \"nope\" in namespace");
+    // What nerdctl's logger keeps, and what another one does with it.
+    let folder = node.join("containers").join(node.namespace()).join("mute");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("mute-json.log"), "{\"log\":\"one\\n\"}\n{\"log\":\"two\\n\"}\n").unwrap();
+    let logger = format!("binary:///bin/logger?_NERDCTL_INTERNAL_LOGGING={}", node.path().display());
+    node.ctr(["c", "label", "mute", &format!("nerdctl/log-uri={logger}")]).ok();
+    assert_eq!(node.ctr(["logs", "mute"]).ok(), "one\ntwo\n");
+    assert_eq!(node.ctr(["logs", "-n", "1", "mute"]).ok(), "two\n");
+    node.ctr(["c", "label", "mute", "nerdctl/log-uri=binary:///bin/logger?to=x"]).ok();
+    node.ctr(["logs", "mute"]).fails_with("the output of container \"mute\" goes to the program /bin/logger");
+    node.ctr(["run", "-d", IMAGE, "piped", "sleep", "1000"]).ok();
+    node.ctr(["logs", "piped"]).fails_with("the output of container \"piped\" goes to /");
+    node.ctr(["stop", "-t", "0s", "--rm", "piped"]).ok();
     node.ctr(["c", "label", "mute", &format!("containerd.io/restart.loguri={uri}")]).ok();
     assert!(node.ctr(["logs", "mute"]).ok().ends_with("four\n"));
     // A reader that goes ends it.

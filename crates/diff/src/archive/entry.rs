@@ -9,14 +9,20 @@ use super::sparse::Fragment;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A file.
     File,
     /// Another name of an entry before it.
     Link,
+    /// A symbolic link.
     Symlink,
+    /// A character device.
     Char,
+    /// A block device.
     Block,
+    /// A folder.
     Folder,
+    /// A pipe.
     Fifo,
     /// Something else, by its byte.
     Other(u8),
@@ -24,24 +30,33 @@ pub(crate) enum Kind {
 
 /// Seconds since 1970 and nanoseconds forward from them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Time {
+pub struct Time {
+    /// Whole seconds.
     pub seconds: i64,
+    /// 0 to 999 999 999.
     pub nanos: u32,
 }
 
 /// An entry.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub struct Entry {
+    /// What it is.
     pub kind: Kind,
     /// As the archive has it: it may lead anywhere.
     pub path: Vec<u8>,
     /// Target of a link, likewise.
     pub link: Vec<u8>,
+    /// Permissions, with setuid and its like.
     pub mode: u32,
+    /// User that it belongs to.
     pub uid: u32,
+    /// Group that it belongs to.
     pub gid: u32,
+    /// When its contents were changed.
     pub modified: Time,
+    /// When it was read.
     pub accessed: Time,
+    /// Major and minor number of a device.
     pub device: (u32, u32),
     /// Length of a file.
     pub size: u64,

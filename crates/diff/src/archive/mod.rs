@@ -11,10 +11,10 @@ mod reader;
 mod sparse;
 mod write;
 
-pub(crate) use entry::{Entry, Kind, Time};
-pub(crate) use reader::Reader;
-pub(crate) use sparse::Fragment;
-pub(crate) use write::{Item, Writer};
+pub use entry::{Entry, Kind, Time};
+pub use reader::Reader;
+pub use sparse::Fragment;
+pub use write::{Item, Writer};
 
 use std::io;
 

@@ -9,7 +9,8 @@ use super::sparse::{self, ended};
 use super::{SPECIAL, damaged, truncated};
 
 /// Reads an archive from a stream, without copying the data of its files.
-pub(crate) struct Reader<R> {
+#[derive(Debug)]
+pub struct Reader<R> {
     input: R,
     /// Bytes of the current entry that are still to come.
     left: u64,
@@ -18,7 +19,8 @@ pub(crate) struct Reader<R> {
 }
 
 impl<R: BufRead> Reader<R> {
-    pub(crate) fn new(input: R) -> Self {
+    /// An archive from its beginning.
+    pub fn new(input: R) -> Self {
         Self { input, left: 0, padding: 0 }
     }
 
@@ -26,7 +28,7 @@ impl<R: BufRead> Reader<R> {
     ///
     /// # Errors
     /// InvalidData for what is no archive, UnexpectedEof for one that is cut off; those of the stream.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         let mut extensions = Extensions::default();
         let mut is_extended = false;
         loop {
@@ -50,7 +52,7 @@ impl<R: BufRead> Reader<R> {
     ///
     /// # Errors
     /// UnexpectedEof when the archive ends before; those of the stream.
-    pub(crate) fn data(&mut self) -> io::Result<&[u8]> {
+    pub fn data(&mut self) -> io::Result<&[u8]> {
         if self.left == 0 {
             return Ok(&[]);
         }
@@ -63,7 +65,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Marks bytes of the data as read.
-    pub(crate) fn consume(&mut self, length: usize) {
+    pub fn consume(&mut self, length: usize) {
         self.input.consume(length);
         self.left -= length as u64;
     }

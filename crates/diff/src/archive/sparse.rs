@@ -8,7 +8,7 @@ use super::{SPECIAL, damaged, truncated};
 
 /// A run of bytes that is in the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fragment {
+pub struct Fragment {
     /// Where in the file it belongs.
     pub offset: u64,
     /// Its bytes.

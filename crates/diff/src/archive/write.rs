@@ -15,7 +15,7 @@ const EXTENDED: u8 = b'x';
 
 /// An entry to be written.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Item {
+pub struct Item {
     /// Its kind, as the byte in the header.
     pub kind: u8,
     /// With a slash at its end for a folder.
@@ -24,7 +24,9 @@ pub(crate) struct Item {
     pub link: Vec<u8>,
     /// Permissions.
     pub mode: u32,
+    /// User that it belongs to.
     pub uid: u32,
+    /// Group that it belongs to.
     pub gid: u32,
     /// Seconds since 1970.
     pub modified: i64,
@@ -38,7 +40,7 @@ pub(crate) struct Item {
 
 /// An archive on its way.
 #[derive(Debug)]
-pub(crate) struct Writer<W> {
+pub struct Writer<W> {
     output: W,
     /// Bytes of the entry's data that are missing, and zeros after them.
     left: u64,
@@ -46,12 +48,13 @@ pub(crate) struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    pub(crate) fn new(output: W) -> Self {
+    /// An archive without entries.
+    pub fn new(output: W) -> Self {
         Self { output, left: 0, padding: 0 }
     }
 
     /// Begins an entry.
-    pub(crate) fn entry(&mut self, item: &Item) -> io::Result<()> {
+    pub fn entry(&mut self, item: &Item) -> io::Result<()> {
         self.end_entry()?;
         let mut item = item.clone();
         let records = records(&item);
@@ -72,14 +75,14 @@ impl<W: Write> Writer<W> {
     }
 
     /// Writes data of the entry.
-    pub(crate) fn data(&mut self, data: &[u8]) -> io::Result<()> {
+    pub fn data(&mut self, data: &[u8]) -> io::Result<()> {
         let left = self.left.checked_sub(data.len() as u64);
         self.left = left.ok_or_else(|| io::Error::other("more data than the entry's size"))?;
         self.output.write_all(data)
     }
 
     /// Ends the archive.
-    pub(crate) fn finish(mut self) -> io::Result<W> {
+    pub fn finish(mut self) -> io::Result<W> {
         self.end_entry()?;
         self.output.write_all(&[0; 2 * BLOCK])?;
         Ok(self.output)
@@ -266,13 +269,13 @@ mod tests {
         assert_eq!(data.len() % BLOCK, 0);
         let mut reader = Reader::new(data.as_slice());
         for item in &items {
-            let entry = reader.next().unwrap().unwrap();
+            let entry = reader.next_entry().unwrap().unwrap();
             assert_eq!(entry.kind, Kind::File);
             assert_eq!((&entry.path, &entry.link), (&item.name, &item.link));
             assert_eq!((entry.mode, entry.uid, entry.size), (item.mode, item.uid, item.size));
             assert_eq!((entry.modified.seconds, &entry.attributes), (item.modified, &item.attributes));
         }
-        assert!(reader.next().unwrap().is_none());
+        assert!(reader.next_entry().unwrap().is_none());
     }
 
     #[test]

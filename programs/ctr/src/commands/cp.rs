@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::client::Daemon;
 use crate::commands::containers;
-use crate::files::{Owner, RootFs, pack, unpack};
+use crate::files::{RootFs, Taken, pack, unpack};
 
 /// Links that lead to links, at most.
 const LINKS: usize = 40;
@@ -22,7 +22,7 @@ const LINKS: usize = 40;
 /// Copy files out of a container and into it.
 #[derive(Debug, Args)]
 pub struct Cp {
-    /// Keep owners, and modes that give their rights.
+    /// Keep owners, and on the way out what gives rights, too: setuid, capabilities, access lists.
     #[arg(short, long)]
     archive: bool,
     /// Copy what a link leads to.
@@ -76,12 +76,12 @@ impl Cp {
             Place::Here(path) => {
                 let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
                 let (root, path) = here(&path)?;
-                Target { root, path, owner }
+                Target { shown: self.to.clone(), root, path, owner, rights: self.archive }
             }
             Place::In(id, path) => {
                 let container = containers::get(daemon, &id).await?;
                 let RootFs { root, owner } = RootFs::open(daemon, &container).await?;
-                Target { root, path: PathBuf::from(&path), owner }
+                Target { shown: path.clone(), root, path: path.into(), owner, rights: true }
             }
         };
         let as_folder = self.to.ends_with('/');
@@ -116,7 +116,7 @@ impl Cp {
         let follow = self.follow_link || text.ends_with('/') || ends_in_itself(&text);
         let flags = if follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW };
         let found = root.open_at(&path, flags).map_err(|errno| told(&self.from, errno))?;
-        let is_folder = is_folder(&found)?;
+        let is_folder = kind(&found)? == FileType::Directory;
         let name = clean(text.as_bytes()).file_name().map(ToOwned::to_owned);
         let name = name.filter(|_| !ends_in_itself(&text));
         Ok(Source::Tree { root, path, follow, is_folder, name })
@@ -132,16 +132,20 @@ fn told(what: &str, errno: Errno) -> Error {
     Error::from(std::io::Error::from(errno)).context(what.to_owned())
 }
 
-fn is_folder(found: &std::os::fd::OwnedFd) -> Result<bool> {
+fn kind(found: &std::os::fd::OwnedFd) -> Result<FileType> {
     let stat = fstat(found).map_err(std::io::Error::from)?;
-    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    Ok(FileType::from_raw_mode(stat.st_mode))
 }
 
 /// Where a copy goes.
 struct Target {
+    /// As people wrote it.
+    shown: String,
     root: Root,
     path: PathBuf,
     owner: (u32, u32),
+    /// Whether what gives rights is kept: nothing of a container gets them here unless asked for.
+    rights: bool,
 }
 
 /// A path of ours, links resolved: a folder that is there, or a name in one.
@@ -162,13 +166,20 @@ fn here(text: &str) -> Result<(Root, PathBuf)> {
 impl Target {
     /// The folder that an archive is put into, and the name that its top gets there.
     fn place(&self, source: &Source, as_folder: bool) -> Result<(PathBuf, PathBuf)> {
-        let shown = self.path.display();
+        let shown = &self.shown;
         let path = self.resolved()?;
         let found = self.root.open_at(&path, OFlags::PATH);
         let there = match found {
-            Ok(found) => Some(is_folder(&found)?),
+            Ok(found) => {
+                let kind = kind(&found)?;
+                if !matches!(kind, FileType::Directory | FileType::RegularFile) {
+                    let text = format!("cannot copy to {shown}: it is neither a file nor a folder");
+                    return Err(Error::failed_precondition(text));
+                }
+                Some(kind == FileType::Directory)
+            }
             Err(Errno::NOENT) => None,
-            Err(errno) => return Err(told(&shown.to_string(), errno)),
+            Err(errno) => return Err(told(shown, errno)),
         };
         let Source::Tree { is_folder, name, .. } = source else {
             return match there {
@@ -183,7 +194,7 @@ impl Target {
             }
             None if as_folder && !is_folder => Err(Error::not_found(format!("folder {shown}"))),
             _ => {
-                let name = path.file_name().ok_or_else(|| Error::not_found(shown.to_string()))?;
+                let name = path.file_name().ok_or_else(|| Error::not_found(shown.clone()))?;
                 let above = path.parent().unwrap_or(Path::new("")).to_owned();
                 Ok((above, PathBuf::from(name)))
             }
@@ -197,15 +208,14 @@ impl Target {
             let Ok(found) = self.root.open_at(&path, OFlags::PATH | OFlags::NOFOLLOW) else {
                 return Ok(path);
             };
-            let stat = fstat(&found).map_err(std::io::Error::from)?;
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            if kind(&found)? != FileType::Symlink {
                 return Ok(path);
             }
             let target = readlinkat(&found, c"", Vec::new()).map_err(std::io::Error::from)?;
             let target = Path::new(std::ffi::OsStr::new(target.to_str().unwrap_or_default())).to_owned();
             path = path.parent().unwrap_or(Path::new("")).join(target);
         }
-        Err(told(&self.path.display().to_string(), Errno::LOOP))
+        Err(told(&self.shown, Errno::LOOP))
     }
 }
 
@@ -243,9 +253,9 @@ impl Write for Out {
 
 fn copy(source: Source, to: &Target, as_folder: bool, keep: bool) -> Result<()> {
     let (base, name) = to.place(&source, as_folder)?;
-    let owner = if keep { Owner::Kept } else { Owner::One(to.owner.0, to.owner.1) };
+    let taken = Taken { owner: (!keep).then_some(to.owner), rights: to.rights };
     let Source::Tree { root, path, follow, .. } = source else {
-        return unpack(&to.root, &base, owner, Counted::new(std::io::stdin().lock()));
+        return unpack(&to.root, &base, taken, Counted::new(std::io::stdin().lock()));
     };
     let (reader, writer) = std::io::pipe()?;
     let packing = std::thread::spawn(move || {
@@ -254,7 +264,7 @@ fn copy(source: Source, to: &Target, as_folder: bool, keep: bool) -> Result<()> 
         out.flush().map_err(Error::from)
     });
     let mut reader = Counted::new(reader);
-    let unpacked = unpack(&to.root, &base, owner, &mut reader);
+    let unpacked = unpack(&to.root, &base, taken, &mut reader);
     if unpacked.is_ok() {
         // An archive has an end behind its end.
         std::io::copy(&mut reader, &mut std::io::sink())?;

@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::client::{Daemon, error};
 
 pub use pack::pack;
-pub use unpack::{Owner, unpack};
+pub use unpack::{Taken, unpack};
 
 /// Where file systems are mounted for a moment.
 const FOLDER: &str = "/run/containerd/ctr";

@@ -1,5 +1,7 @@
 //! A file or folder as an archive.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -7,10 +9,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use corten_diff::archive::{Item, Writer};
 use corten_tree::Root;
 use corten_types::{Error, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
-use tar::{Builder, EntryType, Header};
 
 use super::about;
 
@@ -26,88 +28,120 @@ const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC)
 pub fn pack(root: &Root, path: &Path, name: &Path, follow: bool, out: impl Write) -> Result<()> {
     let flags = if follow { OFlags::PATH } else { LOOK };
     let found = root.open_at(path, flags).map_err(|failed| about(path, failed))?;
-    let mut archive = Builder::new(out);
-    add(&mut archive, found, path, name, 0)?;
-    archive.finish().map_err(Error::from)
+    let mut packing = Packing { archive: Writer::new(out), names: HashMap::new() };
+    packing.add(found, path, name, 0)?;
+    packing.archive.finish().map(drop).map_err(Error::from)
 }
 
-fn add(
-    archive: &mut Builder<impl Write>,
-    found: OwnedFd,
-    path: &Path,
-    name: &Path,
-    depth: usize,
-) -> Result<()> {
-    let stat = fstat(&found).map_err(|failed| about(path, failed))?;
-    let mut header = header(&stat);
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => {
-            if depth == DEPTH {
-                return Err(Error::failed_precondition(format!("{}: folders too deep", path.display())));
-            }
-            // A folder whose contents alone are meant has no entry of its own.
-            if !name.as_os_str().is_empty() {
-                header.set_entry_type(EntryType::Directory);
-                archive.append_data(&mut header, name, std::io::empty())?;
-            }
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let folder = openat(&found, c".", flags, Mode::empty()).map_err(|failed| about(path, failed))?;
-            drop(found);
-            let mut names = corten_tree::names(folder.as_fd()).map_err(|failed| about(path, failed))?;
-            names.sort();
-            for child in names {
-                let below = path.join(OsStr::from_bytes(child.as_bytes()));
-                match openat(&folder, &*child, LOOK, Mode::empty()) {
-                    Ok(found) => {
-                        let name = name.join(OsStr::from_bytes(child.as_bytes()));
-                        add(archive, found, &below, &name, depth + 1)?;
-                    }
-                    // It was removed meanwhile.
-                    Err(rustix::io::Errno::NOENT) => {}
-                    Err(failed) => return Err(about(&below, failed)),
+/// An archive that is being written.
+struct Packing<W: Write> {
+    archive: Writer<W>,
+    /// The first name of each file that has several, by device and inode.
+    names: HashMap<(u64, u64), Vec<u8>>,
+}
+
+impl<W: Write> Packing<W> {
+    fn add(&mut self, found: OwnedFd, path: &Path, name: &Path, depth: usize) -> Result<()> {
+        let stat = fstat(&found).map_err(|failed| about(path, failed))?;
+        let mut item = item(&stat, name);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                if depth == DEPTH {
+                    return Err(Error::failed_precondition(format!("{}: folders too deep", path.display())));
                 }
+                // A folder whose contents alone are meant has no entry of its own.
+                if !name.as_os_str().is_empty() {
+                    item.kind = b'5';
+                    item.name.push(b'/');
+                    item.attributes =
+                        corten_tree::attributes(found.as_fd()).map_err(|failed| about(path, failed))?;
+                    self.archive.entry(&item)?;
+                }
+                self.children(found, path, name, depth)
             }
-            Ok(())
+            FileType::RegularFile => {
+                if stat.st_nlink > 1 {
+                    let names = self.names.entry((stat.st_dev, stat.st_ino));
+                    if let Entry::Occupied(first) = &names {
+                        item.kind = b'1';
+                        item.link.clone_from(first.get());
+                        return self.archive.entry(&item).map_err(Error::from);
+                    }
+                    names.or_insert_with(|| item.name.clone());
+                }
+                item.attributes =
+                    corten_tree::attributes(found.as_fd()).map_err(|failed| about(path, failed))?;
+                // The handle itself is opened, not a name that may lead elsewhere by now.
+                let itself = format!("/proc/self/fd/{}", found.as_raw_fd());
+                let file = openat(CWD, itself, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(|failed| about(path, failed))?;
+                item.kind = b'0';
+                item.size = u64::try_from(stat.st_size).unwrap_or(0);
+                self.archive.entry(&item)?;
+                data(&mut self.archive, File::from(file), item.size).map_err(|failed| about(path, failed))
+            }
+            FileType::Symlink => {
+                let target = readlinkat(&found, c"", Vec::new()).map_err(|failed| about(path, failed))?;
+                item.kind = b'2';
+                item.link = target.into_bytes();
+                self.archive.entry(&item).map_err(Error::from)
+            }
+            kind @ (FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice) => {
+                item.kind = match kind {
+                    FileType::Fifo => b'6',
+                    FileType::CharacterDevice => b'3',
+                    _ => b'4',
+                };
+                item.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+                self.archive.entry(&item).map_err(Error::from)
+            }
+            // Sockets are nothing without who listens on them.
+            _ => Ok(()),
         }
-        FileType::RegularFile => {
-            // The handle itself is opened, not a name that may lead elsewhere by now.
-            let itself = format!("/proc/self/fd/{}", found.as_raw_fd());
-            let file = openat(CWD, itself, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|failed| about(path, failed))?;
-            let size = u64::try_from(stat.st_size).unwrap_or(0);
-            header.set_entry_type(EntryType::Regular);
-            header.set_size(size);
-            // A file may grow or shrink meanwhile; it has the length that was told.
-            let data = File::from(file).chain(std::io::repeat(0)).take(size);
-            archive.append_data(&mut header, name, data).map_err(|failed| about(path, failed))
+    }
+
+    fn children(&mut self, found: OwnedFd, path: &Path, name: &Path, depth: usize) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = openat(&found, c".", flags, Mode::empty()).map_err(|failed| about(path, failed))?;
+        drop(found);
+        let mut names = corten_tree::names(folder.as_fd()).map_err(|failed| about(path, failed))?;
+        names.sort();
+        for child in names {
+            let below = path.join(OsStr::from_bytes(child.as_bytes()));
+            match openat(&folder, &*child, LOOK, Mode::empty()) {
+                Ok(found) => {
+                    let name = name.join(OsStr::from_bytes(child.as_bytes()));
+                    self.add(found, &below, &name, depth + 1)?;
+                }
+                // It was removed meanwhile.
+                Err(rustix::io::Errno::NOENT) => {}
+                Err(failed) => return Err(about(&below, failed)),
+            }
         }
-        FileType::Symlink => {
-            let target = readlinkat(&found, c"", Vec::new()).map_err(|failed| about(path, failed))?;
-            header.set_entry_type(EntryType::Symlink);
-            let target = Path::new(OsStr::from_bytes(target.as_bytes()));
-            archive.append_link(&mut header, name, target).map_err(|failed| about(path, failed))
-        }
-        kind @ (FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice) => {
-            header.set_entry_type(match kind {
-                FileType::Fifo => EntryType::Fifo,
-                FileType::CharacterDevice => EntryType::Char,
-                _ => EntryType::Block,
-            });
-            header.set_device_major(rustix::fs::major(stat.st_rdev))?;
-            header.set_device_minor(rustix::fs::minor(stat.st_rdev))?;
-            archive.append_data(&mut header, name, std::io::empty()).map_err(|failed| about(path, failed))
-        }
-        // Sockets are nothing without who listens on them.
-        _ => Ok(()),
+        Ok(())
     }
 }
 
-fn header(stat: &Stat) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_size(0);
-    header.set_mode(stat.st_mode & 0o7777);
-    header.set_uid(stat.st_uid.into());
-    header.set_gid(stat.st_gid.into());
-    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
-    header
+/// What a file holds. It may grow or shrink meanwhile; it has the length that was told.
+fn data(archive: &mut Writer<impl Write>, file: File, length: u64) -> std::io::Result<()> {
+    let (mut file, mut buffer) = (file.chain(std::io::repeat(0)).take(length), vec![0; 64 << 10]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => archive.data(buffer.get(..count).unwrap_or_default())?,
+            Err(failed) if failed.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(failed) => return Err(failed),
+        }
+    }
+}
+
+fn item(stat: &Stat, name: &Path) -> Item {
+    Item {
+        name: name.as_os_str().as_bytes().to_vec(),
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        modified: stat.st_mtime,
+        ..Item::default()
+    }
 }
