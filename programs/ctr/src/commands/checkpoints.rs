@@ -4,6 +4,7 @@
 use clap::Args;
 use corten_api::services::containers::Container;
 use corten_api::services::{containers as records, content, diff, images, snapshots, tasks as api};
+use corten_api::transfer_types as objects;
 use corten_api::types::Descriptor;
 use corten_api::{keys, runc};
 use corten_oci::spec::Spec;
@@ -12,7 +13,8 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use crate::client::{Daemon, error};
-use crate::commands::{containers, snapshots as commands, tasks};
+use crate::commands::images::transfer;
+use crate::commands::{containers, content_remote, leases, snapshots as commands, tasks};
 use crate::container::image;
 use crate::json::{Document, object};
 use crate::stdio::Streams;
@@ -67,7 +69,7 @@ impl Checkpoint {
             let request = api::PauseTaskRequest { container_id: self.id.clone() };
             daemon.tasks().pause(request).await.map_err(error)?;
         }
-        let made = self.parts(daemon, &container).await;
+        let made = leases::held(daemon, async |leased| self.parts(leased, &container).await).await;
         if running {
             let request = api::ResumeTaskRequest { container_id: self.id.clone() };
             let resumed = daemon.tasks().resume(request).await.map_err(error);
@@ -216,14 +218,17 @@ impl TaskCheckpoint {
             work_path: self.work_path.clone(),
             ..Default::default()
         };
-        let parts = checkpoint(daemon, &self.id, options).await?;
-        if self.image_path.is_empty() {
-            let now = timestamp::rfc3339(std::time::SystemTime::now());
-            let name = format!("containerd.io/checkpoint/{}:{}", self.id, now.replace(':', "-"));
-            keep(daemon, &name, &container, &parts).await?;
-            println!("{name}");
-        }
-        Ok(())
+        leases::held(daemon, async |daemon| {
+            let parts = checkpoint(daemon, &self.id, options).await?;
+            if self.image_path.is_empty() {
+                let now = timestamp::rfc3339(std::time::SystemTime::now());
+                let name = format!("containerd.io/checkpoint/{}:{}", self.id, now.replace(':', "-"));
+                keep(daemon, &name, &container, &parts).await?;
+                println!("{name}");
+            }
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -245,11 +250,18 @@ pub struct Restore {
 impl Restore {
     pub async fn run(self, daemon: &Daemon) -> Result<i32> {
         named(&self.id, &self.reference)?;
-        let request = images::GetImageRequest { name: self.reference.clone() };
-        let hint = format!("bring it first: ctr images pull {}", self.reference);
-        let found =
-            daemon.images().get(request).await.map_err(|status| error(status).with_hint(hint))?.into_inner();
-        let target = found.image.and_then(|image| image.target).unwrap_or_default();
+        leases::held(daemon, async |leased| self.restored(leased).await).await?;
+        Ok(0)
+    }
+
+    async fn restored(&self, daemon: &Daemon) -> Result<()> {
+        let target = match target(daemon, &self.reference).await {
+            Err(missing) if missing.is_not_found() => {
+                fetch(daemon, &self.reference).await?;
+                target(daemon, &self.reference).await?
+            }
+            found => found?,
+        };
         let index = image::read_json(daemon, &target.digest).await?;
         let text = |key: &str| index["annotations"][key].as_str().unwrap_or_default().to_owned();
         let image =
@@ -283,7 +295,7 @@ impl Restore {
         daemon.tasks().create(request).await.map_err(error)?;
         tasks::start(daemon, &self.id, "").await?;
         streams.leave();
-        Ok(0)
+        Ok(())
     }
 
     /// The specification that was kept; else that of a new container of the image.
@@ -323,6 +335,26 @@ impl Restore {
         }
         Ok(mounts)
     }
+}
+
+/// What the record of an image names.
+async fn target(daemon: &Daemon, name: &str) -> Result<Descriptor> {
+    let request = images::GetImageRequest { name: name.into() };
+    let found = daemon.images().get(request).await.map_err(error)?.into_inner();
+    Ok(found.image.and_then(|image| image.target).unwrap_or_default())
+}
+
+/// Brings a checkpoint from the registry that its name tells.
+async fn fetch(daemon: &Daemon, name: &str) -> Result<()> {
+    content_remote::resolvable(name)?;
+    let source = objects::OciRegistry { reference: name.into(), resolver: None };
+    let store = objects::ImageStore { name: name.into(), ..Default::default() };
+    let hint = format!("if it is not public, bring it first: ctr images pull --user … {name}");
+    let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&store), None).await;
+    done.map(drop).map_err(|failed| {
+        let text = failed.message().strip_prefix("failed to resolve image: ").unwrap_or(failed.message());
+        Error::bare(failed.class(), format!("failed to resolve reference {name:?}: {text}")).with_hint(hint)
+    })
 }
 
 /// What an index lists under a type.

@@ -23,9 +23,6 @@ use crate::output;
 use crate::progress::ProgressFlag;
 use crate::registry::Registry;
 
-/// How long the parts are kept should this program be ended in between.
-const LIFE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
-
 /// Bring an image from a registry without unpacking it.
 #[derive(Debug, Args)]
 pub struct Fetch {
@@ -45,11 +42,7 @@ pub struct Fetch {
 
 impl Fetch {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
-        let parsed = remote(&self.reference).and_then(|reference| match reference.object.is_empty() {
-            true => Err(Error::unknown("object required")),
-            false => Ok(reference),
-        });
-        parsed.with_context(|| format!("failed to resolve reference {:?}", self.reference))?;
+        resolvable(&self.reference)?;
         if self.metadata_only {
             return self.metadata(daemon).await;
         }
@@ -67,20 +60,24 @@ impl Fetch {
     async fn metadata(self, daemon: &Daemon) -> Result<()> {
         let local = self.registry.local()?;
         let reference = remote(&self.reference)?;
-        let lease = leases::create(daemon, None, LIFE, Labels::new()).await?;
-        let leased = daemon.leased(&lease)?;
-        let fetched = async {
+        leases::held(daemon, async |leased| {
             let target = local.resolver.resolve(&reference).await.context("failed to resolve image")?;
-            documents(&leased, &local.resolver.fetcher(&reference)?, &target).await?;
+            documents(leased, &local.resolver.fetcher(&reference)?, &target).await?;
             let (name, labels) = (self.reference.clone(), self.wanted.labels());
             let image = images::Image { name, labels, target: Some(target.into()), ..Default::default() };
-            record(&leased, image).await
-        };
-        let done = fetched.await;
-        let request = corten_api::services::leases::DeleteRequest { id: lease, sync: false };
-        daemon.leases().delete(request).await.ok();
-        done
+            record(leased, image).await
+        })
+        .await
     }
+}
+
+/// Refuses a name that no registry can be asked for.
+pub(super) fn resolvable(name: &str) -> Result<()> {
+    let parsed = remote(name).and_then(|reference| match reference.object.is_empty() {
+        true => Err(Error::unknown("object required")),
+        false => Ok(()),
+    });
+    parsed.with_context(|| format!("failed to resolve reference {name:?}"))
 }
 
 /// Stores a document and those that it names, these first.

@@ -6,13 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use corten_api::services::{content, leases};
+use corten_api::services::content;
 use corten_tree::Root;
-use corten_types::{Error, Labels, Result};
+use corten_types::{Error, Result};
 use rustix::fs::OFlags;
 
 use crate::client::{Daemon, error};
-use crate::commands::snapshot_diff::{LIFE, Views};
+use crate::commands::snapshot_diff::Views;
 use crate::commands::{containers, snapshots};
 use crate::files::mounted;
 use crate::output::{Format, Table};
@@ -35,13 +35,13 @@ impl Diff {
             return Err(Error::failed_precondition(text));
         }
         // Views and layer are kept for as long as this takes, and no longer.
-        let lease = super::leases::create(daemon, None, LIFE, Labels::new()).await?;
-        let leased = daemon.leased(&lease)?;
-        let mut views = Views::new(&leased, &container.snapshotter);
-        let found = changes(&leased, &mut views, &container.snapshotter, &container.snapshot_key).await;
-        views.remove().await;
-        daemon.leases().delete(leases::DeleteRequest { id: lease, sync: false }).await.ok();
-        let found = found?;
+        let found = super::leases::held(daemon, async |leased| {
+            let mut views = Views::new(leased, &container.snapshotter);
+            let found = changes(leased, &mut views, &container.snapshotter, &container.snapshot_key).await;
+            views.remove().await;
+            found
+        })
+        .await?;
         if matches!(self.format, Format::Json | Format::Yaml) {
             let mut table = Table::wide(&["KIND", "PATH"]);
             found.into_iter().for_each(|(path, kind)| table.row([kind.into(), path.display().to_string()]));

@@ -87,6 +87,18 @@ pub async fn create(
     Ok(made.lease.unwrap_or_default().id)
 }
 
+/// Does something whose results are kept until it is done, and then by what names them. Should this program be killed
+/// meanwhile, they go after a day.
+pub async fn held<T>(daemon: &Daemon, work: impl AsyncFnOnce(&Daemon) -> Result<T>) -> Result<T> {
+    let lease = create(daemon, None, Duration::from_secs(24 * 3600), Labels::new()).await?;
+    let done = match daemon.leased(&lease) {
+        Ok(leased) => work(&leased).await,
+        Err(failed) => Err(failed),
+    };
+    daemon.leases().delete(api::DeleteRequest { id: lease, sync: false }).await.ok();
+    done
+}
+
 async fn list(daemon: &Daemon, listing: Listing) -> Result<()> {
     let request = api::ListRequest { filters: listing.filters };
     let found = daemon.leases().list(request).await.map_err(error)?.into_inner();

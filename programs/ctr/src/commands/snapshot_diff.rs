@@ -1,9 +1,7 @@
 //! `snapshots diff`: what a snapshot changes, as a layer on standard output.
 
-use std::time::Duration;
-
 use clap::Args;
-use corten_api::services::{content, diff, leases, snapshots};
+use corten_api::services::{content, diff, snapshots};
 use corten_api::types::Mount;
 use corten_types::{Error, Labels, Result};
 
@@ -11,9 +9,6 @@ use crate::client::{Daemon, error};
 use crate::commands::snapshots::{ROOT, stat};
 use crate::container::labels;
 use crate::output;
-
-/// How long the parts are kept should this program be ended in between.
-pub const LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// When reproducible layers are made.
 type Epoch = Option<prost_types::Timestamp>;
@@ -45,11 +40,7 @@ impl Diff {
             return Err(Error::unknown("snapshot id must be provided"));
         }
         let epoch = source_date_epoch();
-        let lease = super::leases::create(daemon, None, LIFE, Labels::new()).await?;
-        let done = self.made(&daemon.leased(&lease)?, snapshotter, epoch).await;
-        let request = leases::DeleteRequest { id: lease, sync: false };
-        daemon.leases().delete(request).await.ok();
-        done
+        super::leases::held(daemon, async |leased| self.made(leased, snapshotter, epoch).await).await
     }
 
     async fn made(&self, daemon: &Daemon, snapshotter: &str, epoch: Epoch) -> Result<()> {

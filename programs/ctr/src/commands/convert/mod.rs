@@ -20,7 +20,6 @@ use crate::commands::leases;
 use crate::container::read_blob;
 
 /// How long the parts are kept should this program be ended in between.
-const LIFE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 const PIECE: usize = 1 << 20;
 const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 const ZSTD_LEVEL: i32 = 3;
@@ -107,11 +106,7 @@ impl Convert {
         if self.source.is_empty() || self.target.is_empty() {
             return Err(Error::unknown("src and target image need to be specified"));
         }
-        let lease = leases::create(daemon, None, LIFE, Labels::new()).await?;
-        let done = self.converted(&daemon.leased(&lease)?).await;
-        let request = corten_api::services::leases::DeleteRequest { id: lease, sync: false };
-        daemon.leases().delete(request).await.ok();
-        println!("{}", done?);
+        println!("{}", leases::held(daemon, async |leased| self.converted(leased).await).await?);
         Ok(())
     }
 
