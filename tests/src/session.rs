@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::terminal::{pair, set_size};
+use crate::terminal::{set_size, start};
 
 /// How long something may take to appear.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,19 +34,7 @@ impl Session {
     /// When it cannot be started.
     pub fn start(command: &Command) -> Self {
         let line = format!("{command:?}");
-        let (keyboard, slave) = pair(24, 80);
-        // The command's session has the terminal as its own: Ctrl-C and changes of size become signals.
-        let mut started = Command::new("setsid");
-        started.arg("--ctty").arg(command.get_program()).args(command.get_args()).env("TERM", "xterm");
-        for (key, value) in command.get_envs() {
-            match value {
-                Some(value) => started.env(key, value),
-                None => started.env_remove(key),
-            };
-        }
-        let end = || Stdio::from(slave.try_clone().unwrap());
-        let child = started.stdin(end()).stdout(end()).stderr(end()).spawn();
-        let child = child.unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
+        let (child, keyboard) = start(command, 24, 80);
         let screen = Arc::new(Mutex::new(vt100::Parser::new(24, 80, 0)));
         let mut output = keyboard.try_clone().unwrap();
         let shown = Arc::clone(&screen);

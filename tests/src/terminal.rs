@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ impl Terminal {
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn start(command: Command) -> Self {
+    pub fn start(command: &Command) -> Self {
         Self::sized(command, 0, 0)
     }
 
@@ -36,12 +36,8 @@ impl Terminal {
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn sized(mut command: Command, rows: u16, columns: u16) -> Self {
-        let (master, slave) = pair(rows, columns);
-        let end = || slave.try_clone().unwrap();
-        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
-        // What it holds of the other end would keep the terminal open.
-        drop((command, slave));
+    pub fn sized(command: &Command, rows: u16, columns: u16) -> Self {
+        let (child, master) = start(command, rows, columns);
         let mut reader = master.try_clone().unwrap();
         let (sender, output) = mpsc::channel();
         std::thread::spawn(move || {
@@ -118,8 +114,32 @@ impl Drop for Terminal {
     }
 }
 
+/// Starts a command on a new terminal; answers the master's end, too. The terminal is that of the command's session, as
+/// a shell has it: Ctrl-C and changes of size become signals.
+///
+/// # Panics
+/// When it cannot be started.
+pub(crate) fn start(command: &Command, rows: u16, columns: u16) -> (Child, File) {
+    let (master, slave) = pair(rows, columns);
+    // It becomes the command: both have one pid.
+    let mut started = Command::new("/usr/bin/setsid");
+    started.arg("--ctty").arg(command.get_program()).args(command.get_args()).env("TERM", "xterm");
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => started.env(key, value),
+            None => started.env_remove(key),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        started.current_dir(folder);
+    }
+    let end = || Stdio::from(slave.try_clone().unwrap());
+    let child = started.stdin(end()).stdout(end()).stderr(end()).spawn();
+    (child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")), master)
+}
+
 /// The two ends of a new terminal: the master's, and the one for a command.
-pub(crate) fn pair(rows: u16, columns: u16) -> (File, File) {
+fn pair(rows: u16, columns: u16) -> (File, File) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();

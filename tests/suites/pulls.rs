@@ -28,7 +28,7 @@ fn slow(image: Image) -> (ScriptedRegistry, String) {
 
 fn pull(node: &Node, registry: &ScriptedRegistry) -> Terminal {
     let command = node.ctr_command(["images", "pull", "--plain-http", &registry.reference()]);
-    Terminal::sized(command, ROWS, COLUMNS)
+    Terminal::sized(&command, ROWS, COLUMNS)
 }
 
 fn screen() -> vt100::Parser {

@@ -110,6 +110,9 @@ fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     // Definitions are most of what a short command costs: made are those that the line may name.
     let mut root = definitions(|name| words.iter().any(|word| word == name));
+    if !root.has_subcommands() {
+        root = all_definitions();
+    }
     let Reading::Run { path, words: line, typed } = arguments::read(&root, words.iter().cloned()) else {
         let root = all_definitions();
         return answer(&root, arguments::read(&root, words));

@@ -87,7 +87,12 @@ impl Bars {
             }
         }
         self.shown.push(name.to_owned());
-        Some(self.all.insert_before(&self.sum, ProgressBar::new(0).with_style(style(ITEM))))
+        Some(
+            self.all.insert_before(
+                &self.sum,
+                ProgressBar::new(0).with_style(style(ITEM)).with_prefix(short(name)),
+            ),
+        )
     }
 }
 
@@ -220,10 +225,9 @@ impl Display {
         let Some(Item { bar: Some(bar), state, progress, total, .. }) = self.items.get(name) else { return };
         // What is extracted has come.
         let done = if state == "extracting" { total } else { progress };
+        bar.set_message(state.clone());
         bar.set_length(u64::try_from(*total).unwrap_or(0));
         bar.set_position(u64::try_from(*done).unwrap_or(0));
-        bar.set_prefix(short(name));
-        bar.set_message(state.clone());
     }
 
     /// Notes how far a thing is; answers whether this is a turning point.

@@ -12,7 +12,7 @@ use super::leases;
 use super::{Listing, blobs};
 use crate::client::{Daemon, error};
 use crate::container::{labels, read_blob};
-use crate::output::{self, Ends, Table};
+use crate::output::{self, Ends, Format, Table};
 
 /// Bytes of standard input that are sent at once.
 const PIECE: usize = 1 << 20;
@@ -30,6 +30,9 @@ pub enum Content {
         /// As the original has it.
         #[arg(long = "root")]
         _root: Option<String>,
+        /// How to show them.
+        #[arg(long, value_enum, default_value = "table")]
+        format: Format,
         /// Only those that match.
         filter: Option<String>,
     },
@@ -124,7 +127,7 @@ impl Content {
             Self::Label { digest: text, labels: wanted } => {
                 label(daemon, &digest(&text)?, labels(&wanted)).await
             }
-            Self::Active { filter, .. } => active(daemon, filter).await,
+            Self::Active { filter, format, .. } => active(daemon, filter, format).await,
             Self::Fetch(fetch) => fetch.run(daemon).await,
             Self::FetchObject(fetch) => fetch.run().await,
             Self::FetchBlob(fetch) => fetch.run().await,
@@ -167,7 +170,7 @@ async fn delete(daemon: &Daemon, digests: Vec<String>) -> Result<()> {
     first.map_or(Ok(()), Err)
 }
 
-async fn active(daemon: &Daemon, filter: Option<String>) -> Result<()> {
+async fn active(daemon: &Daemon, filter: Option<String>, format: Format) -> Result<()> {
     let request = api::ListStatusesRequest { filters: filter.into_iter().collect() };
     let found = daemon.content().list_statuses(request).await.map_err(error)?.into_inner();
     let mut table = Table::tabbed(&["REF", "SIZE", "AGE"]);
@@ -175,7 +178,7 @@ async fn active(daemon: &Daemon, filter: Option<String>) -> Result<()> {
         let begun = timestamp::to_system(&status.started_at.unwrap_or_default());
         table.row([status.r#ref, output::decimal_size(status.offset), output::age(begun)]);
     }
-    table.print()
+    table.show(format)
 }
 
 async fn label(daemon: &Daemon, digest: &Digest, wanted: Labels) -> Result<()> {

@@ -92,7 +92,8 @@ fn shortened(text: &str, most: usize) -> String {
 /// Which layers the images share.
 #[derive(Debug, Args)]
 pub struct Layers {
-    #[arg(value_name = "[FILTER...]")]
+    /// Names, or filters.
+    #[arg(value_name = "[IMAGE|FILTER...]")]
     filters: Vec<String>,
 }
 
@@ -106,7 +107,11 @@ struct Node {
 
 impl Layers {
     pub async fn run(self, daemon: &Daemon) -> Result<()> {
-        let request = api::ListImagesRequest { filters: self.filters };
+        let filter = |text: String| match ["==", "!=", "~="].iter().any(|operator| text.contains(operator)) {
+            true => text,
+            false => format!("name=={text:?}"),
+        };
+        let request = api::ListImagesRequest { filters: self.filters.into_iter().map(filter).collect() };
         let found = daemon.images().list(request).await.map_err(error)?.into_inner().images;
         let (mut root, mut absent) = (Node::default(), Vec::new());
         for record in found {

@@ -6,7 +6,7 @@ use corten_types::{Error, Result, timestamp};
 
 use crate::client::{Daemon, error};
 use crate::json::{Document, object, print};
-use crate::output::{Ends, Table};
+use crate::output::{Ends, Format, Table};
 
 /// About the server, as JSON.
 pub async fn show(daemon: &Daemon) -> Result<()> {
@@ -31,7 +31,7 @@ pub async fn show(daemon: &Daemon) -> Result<()> {
 pub enum Deprecations {
     /// List it.
     List {
-        /// default or json.
+        /// default, json or yaml.
         #[arg(long, default_value = "default")]
         format: String,
     },
@@ -43,8 +43,9 @@ impl Deprecations {
         let about = daemon.introspection().server(()).await.map_err(error)?.into_inner();
         match format.as_str() {
             "json" if about.deprecations.is_empty() => Ok(()),
-            "json" => {
-                print(&Document::Array(about.deprecations.iter().map(warning).collect()));
+            "json" | "yaml" => {
+                let format = if format == "yaml" { Format::Yaml } else { Format::Json };
+                format.show(&Document::Array(about.deprecations.iter().map(warning).collect()));
                 Ok(())
             }
             "default" | "" if about.deprecations.is_empty() => Ok(()),

@@ -19,7 +19,7 @@ use crate::client::{Daemon, error};
 use crate::commands::{Shown, checkpoints, containers, metrics};
 use crate::container::network;
 use crate::detach::{self, Keys};
-use crate::output::{Ends, Table};
+use crate::output::{Ends, Format, Table};
 use crate::stdio::{InputEnd, Paths, RawTerminal, Streams, resize};
 
 /// Running containers.
@@ -64,6 +64,9 @@ pub enum Tasks {
     },
     /// Processes of a container.
     Ps {
+        /// How to show them.
+        #[arg(long, value_enum, default_value = "table")]
+        format: Format,
         #[arg(default_value = "", value_name = "CONTAINER")]
         id: String,
     },
@@ -159,7 +162,7 @@ impl Tasks {
             Self::Attach { detach_keys, id } => return attach(daemon, &id, &detach_keys).await,
             Self::Checkpoint(checkpoint) => checkpoint.run(daemon).await?,
             Self::Metrics(metrics) => metrics.run(daemon).await?,
-            Self::Ps { id } => ps(daemon, id).await?,
+            Self::Ps { id, format } => ps(daemon, id, format).await?,
             Self::Pause { id } => {
                 containers::get(daemon, &id).await?;
                 daemon.tasks().pause(api::PauseTaskRequest { container_id: id }).await.map_err(running)?;
@@ -543,7 +546,7 @@ async fn attach(daemon: &Daemon, id: &str, keys: &Keys) -> Result<i32> {
     Ok(code)
 }
 
-async fn ps(daemon: &Daemon, id: String) -> Result<()> {
+async fn ps(daemon: &Daemon, id: String, format: Format) -> Result<()> {
     given(&id)?;
     containers::get(daemon, &id).await?;
     let found = daemon.tasks().list_pids(api::ListPidsRequest { container_id: id }).await.map_err(running)?;
@@ -553,5 +556,5 @@ async fn ps(daemon: &Daemon, id: String) -> Result<()> {
         let info = details.map_or_else(|| "-".into(), |details| format!("exec_id:{:?}", details.exec_id));
         table.row([process.pid.to_string(), info]);
     }
-    table.print()
+    table.show(format)
 }

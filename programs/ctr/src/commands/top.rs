@@ -288,7 +288,8 @@ impl State {
             out.push(painted(&cut("q back   arrows and space to go on", width), 2));
             return out;
         }
-        let sum: f64 = self.rows.iter().map(|row| row.rates.processor).sum();
+        // The sum of nothing would be -0.0.
+        let sum = self.rows.iter().map(|row| row.rates.processor).fold(0.0, |sum, one| sum + one);
         let memory: u64 = self.rows.iter().map(|row| row.sum.memory).sum();
         let title =
             format!("{} containers   {sum:.1}% processor   {} memory", self.rows.len(), bytes_of(memory));

@@ -141,7 +141,7 @@ fn drivers(e: &Engine) {
 }
 
 fn on_terminal(e: &Engine, line: &str) -> Terminal {
-    Terminal::start(e.command(words(line)))
+    Terminal::start(&e.command(words(line)))
 }
 
 fn detach_keys(e: &Engine) {
