@@ -39,9 +39,15 @@ pub enum Which {
 pub fn measure(sides: &Sides, rounds: usize, which: &[Which], cache: &Path, plots: Option<&Path>) {
     // Pushes go to another one: the first would only have to be told that it has everything.
     let (registry, other) = (Registry::start(), Registry::start());
-    let makers: [(Which, fn(&Path) -> Sample); 3] =
-        [(Which::Debian, samples::debian), (Which::Huge, samples::huge), (Which::Small, samples::small)];
-    for (_, make) in makers.into_iter().filter(|(name, _)| which.is_empty() || which.contains(name)) {
+    for name in [Which::Debian, Which::Huge, Which::Small] {
+        if !which.is_empty() && !which.contains(&name) {
+            continue;
+        }
+        let make = match name {
+            Which::Debian => samples::debian,
+            Which::Huge => samples::huge,
+            Which::Small => samples::small,
+        };
         let sample = make(cache);
         let reference = registry.push(&sample.image, &format!("bench/{}:1", sample.slug()));
         println!("\n{}: {}", sample.name, sample.describe());

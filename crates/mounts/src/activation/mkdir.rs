@@ -109,7 +109,7 @@ mod tests {
             (format!("{PATH}:0700"), ErrorClass::InvalidArgument),
             ("X-containerd.mkdir.mode=1".into(), ErrorClass::InvalidArgument),
         ] {
-            let error = make(&with(&[text.clone()]), &roots).unwrap_err();
+            let error = make(&with(std::slice::from_ref(&text)), &roots).unwrap_err();
             assert_eq!(error.class(), class, "{text}: {error}");
         }
         assert!(!scratch.path().join("x").exists());
