@@ -56,7 +56,8 @@ mod tests {
                     55d0d000-55d0e000 r--p 00003000 fe:00 7    /usr/bin/containerd\n\
                     7f000000-7f001000 r-xp 00000000 fe:00 8    /usr/lib/libc.so.6\n\
                     7ffd0000-7ffd1000 r-xp 00000000 00:00 0    [vdso]\n";
-        assert_eq!(text_ranges(maps, "/usr/bin/containerd"), [0x55d0_b000..0x55d0_d000]);
+        let text = 0x55d0_b000..0x55d0_d000;
+        assert_eq!(text_ranges(maps, "/usr/bin/containerd"), [text]);
     }
 
     #[test]
