@@ -63,6 +63,10 @@ struct Args {
 /// The version that clients are told.
 const VERSION: &str = concat!("2.1.0-corten.", env!("CARGO_PKG_VERSION"));
 
+/// Bytes of a thread's stack, of which only what is used is ever there: a pull is a deep nest of futures, and deeper
+/// still when they are not optimised.
+const STACK: usize = if cfg!(debug_assertions) { 8 << 20 } else { 2 << 20 };
+
 /// The program: exits when something fails.
 pub fn main() {
     corten_sys::economize_heap(2, 1 << 20);
@@ -113,7 +117,7 @@ fn run(args: Args) -> Result<()> {
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
-        .thread_stack_size(1 << 20)
+        .thread_stack_size(STACK)
         .thread_keep_alive(std::time::Duration::from_secs(5))
         .max_blocking_threads(64)
         .enable_all()

@@ -19,7 +19,6 @@ use crate::commands::blobs::{once, write};
 use crate::commands::leases;
 use crate::container::read_blob;
 
-/// How long the parts are kept should this program be ended in between.
 const PIECE: usize = 1 << 20;
 const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 const ZSTD_LEVEL: i32 = 3;
