@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{IoSliceMut, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use corten_events::Exchange;
 use corten_metadata::{BlobRecord, Blobs, Database, Ingests};
 use corten_types::filter::Fields;
 use corten_types::{Context, Digest, Error, ErrorClass, Filter, Labels, Result, ResultExt, timestamp};
-use rustix::buffer::spare_capacity;
+use rustix::io::ReadWriteFlags;
 
 use crate::ingest::IngestFiles;
 use crate::remote::{RemoteBlobs, wait};
@@ -432,32 +432,20 @@ impl BlobReader {
         }
     }
 
-    /// Appends `size` bytes from an offset. May block.
-    ///
-    /// # Errors
-    /// Those of the file system; DataLoss when there are fewer.
-    pub fn append(&self, out: &mut Vec<u8>, mut offset: u64, size: usize) -> Result<()> {
-        let end = out.len() + size;
-        let Bytes::File(file) = &self.bytes else {
-            let begin = out.len();
-            out.resize(end, 0);
-            return self.read_exact_at(out.get_mut(begin..).unwrap_or_default(), offset);
-        };
-        out.reserve_exact(size);
-        while out.len() < end {
-            // What was reserved is not filled with zeros first.
-            match rustix::io::pread(file, spare_capacity(out), offset) {
-                Ok(0) => return Err(Error::new(ErrorClass::DataLoss, "the blob's file is too short")),
-                Ok(count) => offset += count as u64,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(std::io::Error::from(error).into()),
-            }
-        }
-        out.truncate(end);
-        Ok(())
+    /// Reads what memory has of the blob from an offset, and answers how many bytes that is. Waits for nothing.
+    #[must_use]
+    pub fn read_cached(&self, buffer: &mut [u8], offset: u64) -> usize {
+        let Bytes::File(file) = &self.bytes else { return 0 };
+        let buffers = &mut [IoSliceMut::new(buffer)];
+        // Whoever reads on is told why there was nothing.
+        rustix::io::preadv2(file, buffers, offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
     }
 
-    fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
+    /// Fills a buffer from an offset. May block.
+    ///
+    /// # Errors
+    /// Those of the file system; DataLoss when there are fewer bytes.
+    pub fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
         while !buffer.is_empty() {
             match self.read_at(buffer, offset)? {
                 0 => return Err(Error::new(ErrorClass::DataLoss, "the blob is shorter than it was")),

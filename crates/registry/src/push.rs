@@ -143,7 +143,8 @@ impl Pusher {
         let response = self.ask(endpoint, Method::HEAD, &what, &descriptor.media_type).await?;
         match response.status.as_u16() {
             200 => return Ok(Pushed::Existed),
-            404 => {}
+            // Others wait for its place: as many blobs as there are places would wait for each other.
+            404 => response.body.finish().await,
             _ => return Err(self.unexpected(Method::HEAD, response).await),
         }
         let mut from = mount_from.filter(|from| *from != self.name);

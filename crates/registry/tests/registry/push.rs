@@ -60,6 +60,17 @@ async fn a_blob_is_looked_for_and_sent_in_one_request() {
 }
 
 #[tokio::test]
+async fn more_blobs_than_a_host_has_places_do_not_wait_for_each_other() {
+    let registry = ScriptedRegistry::start().await;
+    let limits = Arc::new(corten_registry::Limits::new(2));
+    let pusher = pusher(&registry, ResolverOptions { limits, ..options() });
+    let blobs: Vec<_> = (1..6).map(|length| noise(length * 1000)).collect();
+    let sent = futures_util::future::join_all(blobs.iter().map(|blob| send(&pusher, blob, None)));
+    let sent = tokio::time::timeout(std::time::Duration::from_secs(60), sent).await.expect("they wait");
+    assert!(sent.into_iter().all(|sent| sent.unwrap() == Pushed::Sent));
+}
+
+#[tokio::test]
 async fn a_blob_of_a_neighbour_is_mounted_or_else_sent() {
     let registry = ScriptedRegistry::start().await;
     let pusher = pusher(&registry, options());

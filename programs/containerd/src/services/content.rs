@@ -1,10 +1,13 @@
 //! Blobs and ingests.
 
-use bytes::Bytes;
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
 use corten_api::services::content::{self as api, WriteAction, content_server};
 use corten_content::{BlobReader, IngestStatus, Store, Writer, WriterOptions};
 use corten_metadata::BlobRecord;
 use corten_types::{Context, Digest, Error, ErrorClass, Result as Outcome};
+use futures_util::stream;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,8 +21,12 @@ use super::{
 
 /// Infos in one message of a list.
 const BLOCK: usize = 100;
-/// Bytes in one message of a read: little enough that the allocator takes them from memory that it has.
+/// Bytes in one message of a read: what the processor's caches hold between the file and the socket.
 const CHUNK: usize = 256 << 10;
+/// Bytes before a blob's in such a message, at most.
+const MOST_HEAD: usize = PREFIX + 32;
+/// Messages of a read that are on their way at once, mostly.
+const USED: usize = 3;
 
 fn info(blob: BlobRecord) -> api::Info {
     api::Info {
@@ -173,40 +180,61 @@ impl Method for Read {
         let rest = blob.size() - offset;
         let length =
             u64::try_from(request.size).ok().filter(|size| *size > 0).map_or(rest, |size| size.min(rest));
-        let (sender, receiver) = mpsc::channel(2);
-        tokio::task::spawn_blocking(move || send(&blob, offset, length, &sender));
-        Ok(Box::pin(ReceiverStream::new(receiver)))
+        let reading = Reading { blob, start: offset, length, sent: 0, used: VecDeque::new() };
+        Ok(Box::pin(stream::try_unfold(reading, |mut reading| async {
+            Ok(reading.next().await.map_err(status)?.map(|message| (message, reading)))
+        })))
     }
 }
 
-fn send(blob: &BlobReader, start: u64, length: u64, sender: &mpsc::Sender<Result<Bytes, Status>>) {
-    let mut sent = 0;
-    while sent < length {
-        let size = usize::try_from(length - sent).unwrap_or(CHUNK).min(CHUNK);
-        let message = piece(blob, start + sent, sent, size).map_err(status);
-        let failed = message.is_err();
-        if sender.blocking_send(message).is_err() || failed {
-            return;
+/// A blob on its way to a client.
+struct Reading {
+    blob: BlobReader,
+    start: u64,
+    length: u64,
+    sent: u64,
+    /// The last messages, whose memory is used again when they are gone.
+    used: VecDeque<Bytes>,
+}
+
+impl Reading {
+    /// The next `ReadContentResponse`, whose offset counts from the first byte sent (spec 01 §2.1).
+    async fn next(&mut self) -> Outcome<Option<Bytes>> {
+        let size = usize::try_from(self.length - self.sent).unwrap_or(CHUNK).min(CHUNK);
+        if size == 0 {
+            return Ok(None);
         }
-        sent += size as u64;
+        // Fields 1 and 2, the latter's bytes following.
+        let mut fields = Vec::new();
+        if self.sent > 0 {
+            encode_key(1, WireType::Varint, &mut fields);
+            encode_varint(self.sent, &mut fields);
+        }
+        encode_key(2, WireType::LengthDelimited, &mut fields);
+        encode_varint(size as u64, &mut fields);
+        let head = [&prefix(fields.len() + size), fields.as_slice()].concat();
+        let used = if self.used.len() < USED { None } else { self.used.pop_front() };
+        let room = || BytesMut::with_capacity(MOST_HEAD + size);
+        let mut message = used.and_then(|used| used.try_into_mut().ok()).unwrap_or_else(room);
+        message.resize(head.len() + size, 0);
+        let (start, data) = message.split_at_mut(head.len());
+        start.copy_from_slice(&head);
+        let from = self.start + self.sent;
+        let cached = self.blob.read_cached(data, from);
+        if cached < size {
+            let (blob, begin) = (self.blob.clone(), head.len() + cached);
+            let read = move || {
+                let rest = message.get_mut(begin..).unwrap_or_default();
+                blob.read_exact_at(rest, from + cached as u64).map(|()| message)
+            };
+            let ended = tokio::task::spawn_blocking(read).await;
+            message = ended.map_err(|error| Error::internal(format!("read: {error}")))??;
+        }
+        let message = message.freeze();
+        self.used.push_back(message.clone());
+        self.sent += size as u64;
+        Ok(Some(message))
     }
-}
-
-/// A `ReadContentResponse` with `size` bytes of a blob. Its offset counts from the first byte sent (spec 01 §2.1).
-fn piece(blob: &BlobReader, from: u64, offset: u64, size: usize) -> Outcome<Bytes> {
-    // Fields 1 and 2, the latter's bytes following.
-    let mut fields = Vec::with_capacity(32);
-    if offset > 0 {
-        encode_key(1, WireType::Varint, &mut fields);
-        encode_varint(offset, &mut fields);
-    }
-    encode_key(2, WireType::LengthDelimited, &mut fields);
-    encode_varint(size as u64, &mut fields);
-    let mut message = Vec::with_capacity(PREFIX + fields.len() + size);
-    message.extend_from_slice(&prefix(fields.len() + size));
-    message.extend_from_slice(&fields);
-    blob.append(&mut message, from, size)?;
-    Ok(message.into())
 }
 
 /// The conversation of a write (spec 01 §2.3).
