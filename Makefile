@@ -60,10 +60,9 @@ test-differential: ## the tables of requests and answers, on our daemon and on D
 	cargo build -p containerd -p ctr
 	PEERS=$(PEERS) cargo nextest run -p corten-tests --test conformance --no-fail-fast
 
-# The suites that the host's cgroups, kernel and programs matter to, without what plays such a machine or needs a younger
-# kernel's tmpfs.
+# The suites that the host's cgroups, kernel and programs matter to.
 GUEST_TESTS := --test oci --test shim
-GUEST_ARGS := $(ONLY) --test-threads 1 --skip unified:: --skip systemd:: --skip owners_of_a_mapped_mount
+GUEST_ARGS := $(ONLY) --test-threads 1
 
 .PHONY: test-guest
 test-guest: ## the OCI runtime and the shim on another kernel with cgroups of v2 alone, in an emulated machine; ONLY=pattern

@@ -22,7 +22,7 @@ use work::{Counts, Worker};
 
 const WORKERS: u64 = 4;
 /// How long, if it is not said.
-const USUAL: u64 = 30;
+const USUAL: u64 = 60;
 
 #[test]
 fn nothing_remains_of_containers_whatever_is_killed_meanwhile() {
