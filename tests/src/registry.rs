@@ -20,7 +20,7 @@ pub struct Registry {
     _scratch: Scratch,
 }
 
-/// How a registry is to be spoken to.
+/// How a registry is to be spoken to, and where it keeps what it has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Guard<'a> {
     /// Whether over TLS.
@@ -29,6 +29,8 @@ pub struct Guard<'a> {
     pub basic: bool,
     /// Whether it wants tokens of this server.
     pub token: Option<&'a TokenServer>,
+    /// Whether it keeps everything in memory, so that no disk is waited for.
+    pub in_memory: bool,
 }
 
 impl Registry {
@@ -45,7 +47,7 @@ impl Registry {
     /// # Panics
     /// When it does not answer.
     pub fn guarded(guard: Guard<'_>) -> Self {
-        let scratch = Scratch::new();
+        let scratch = if guard.in_memory { Scratch::in_memory() } else { Scratch::new() };
         // A free port is only known by taking it; the registry takes it over a moment later.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let file = |name: &str, text: &str| {

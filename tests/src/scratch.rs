@@ -19,6 +19,15 @@ impl Scratch {
         Self { path, keep: std::env::var_os("CORTEN_KEEP").is_some() }
     }
 
+    /// One whose files are in memory alone.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn in_memory() -> Self {
+        let path = tempfile::Builder::new().prefix("corten-").tempdir_in("/dev/shm").unwrap().keep();
+        Self { path, keep: false }
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path

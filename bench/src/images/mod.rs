@@ -6,7 +6,7 @@ mod stages;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use corten_tests::{Node, Registry};
+use corten_tests::{Guard, Node, Registry};
 
 use crate::plot::{Bar, Plot};
 use crate::{Sides, median, memory, row, row_alone};
@@ -37,8 +37,12 @@ pub enum Which {
 
 /// Everything of the images named, or of all. `cache` keeps what is slow to make; plots go to the folder named.
 pub fn measure(sides: &Sides, rounds: usize, which: &[Which], cache: &Path, plots: Option<&Path>) {
-    // Pushes go to another one: the first would only have to be told that it has everything.
-    let (registry, other) = (Registry::start(), Registry::start());
+    // Pushes go to another one: the first would only have to be told that it has everything. Both keep what they have
+    // in memory: their disk is the same for everybody who pushes, and hides all else.
+    let start = || Registry::guarded(Guard { in_memory: true, ..Guard::default() });
+    let (registry, other) = (start(), start());
+    // Blobs are mounted from other repositories of a host of the same name, whatever its port.
+    let elsewhere = other.host().replace("127.0.0.1", "localhost");
     for name in [Which::Debian, Which::Huge, Which::Small] {
         if !which.is_empty() && !which.contains(&name) {
             continue;
@@ -51,7 +55,7 @@ pub fn measure(sides: &Sides, rounds: usize, which: &[Which], cache: &Path, plot
         let sample = make(cache);
         let reference = registry.push(&sample.image, &format!("bench/{}:1", sample.slug()));
         println!("\n{}: {}", sample.name, sample.describe());
-        one(sides, &other, &sample, &reference, rounds, plots);
+        one(sides, [&registry.host(), &elsewhere], &sample, &reference, rounds, plots);
     }
 }
 
@@ -63,12 +67,14 @@ struct Figures {
     export: Vec<f64>,
     import: Vec<f64>,
     push: Vec<f64>,
+    /// To another repository of the registry that it came from.
+    retag: Vec<f64>,
     memory: f64,
 }
 
 fn one(
     sides: &Sides,
-    other: &Registry,
+    registries: [&str; 2],
     sample: &Sample,
     reference: &str,
     rounds: usize,
@@ -77,16 +83,17 @@ fn one(
     let (mut ours, mut theirs) = (Figures::default(), Figures::default());
     for round in 0..rounds {
         for (node, figures) in [(&sides.ours, &mut ours), (&sides.theirs, &mut theirs)] {
-            round_of(node, other, reference, figures, round);
+            round_of(node, registries, reference, figures, round);
         }
     }
     let stages = stages::measure(sample);
-    let upload = stages::upload(&other.host(), sample);
+    let upload = stages::upload(registries[1], sample);
     let rows = [
         ("pull and unpack", ours.pull, theirs.pull),
         ("pull again, all there", ours.again, theirs.again),
         ("import and unpack", ours.import, theirs.import),
         ("export", ours.export, theirs.export),
+        ("push beside itself", ours.retag, theirs.retag),
         ("push", ours.push, theirs.push),
     ];
     let rows = rows.map(|(what, ours, theirs)| (what, median(ours), median(theirs)));
@@ -113,14 +120,14 @@ fn one(
     }
 }
 
-/// In, in again, out to a file and to a registry, away, in from the file, and away.
-fn round_of(node: &Node, other: &Registry, reference: &str, figures: &mut Figures, round: usize) {
+/// In, in again, out to a file, to another registry and to another repository, away, in from the file, and away.
+fn round_of(node: &Node, registries: [&str; 2], reference: &str, figures: &mut Figures, round: usize) {
     let pid = node.pid().unwrap();
     // The most memory counts from here.
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
     let archive = node.join("bench.tar");
     let archive = archive.to_str().unwrap();
-    let there = format!("{}/bench/pushed-{pid}-{round}:1", other.host());
+    let [beside, there] = registries.map(|one| format!("{one}/bench/pushed-{pid}-{round}:1"));
     let ctr = |args: &[&str]| {
         // What one side still has to write to disk is not waited for by the other.
         rustix::fs::sync();
@@ -133,6 +140,7 @@ fn round_of(node: &Node, other: &Registry, reference: &str, figures: &mut Figure
     figures.again.push(ctr(&pull));
     figures.export.push(ctr(&["images", "export", archive, reference]));
     figures.push.push(ctr(&["images", "push", "--plain-http", &there, reference]));
+    figures.retag.push(ctr(&["images", "push", "--plain-http", &beside, reference]));
     ctr(&["images", "rm", "--sync", reference]);
     figures.import.push(ctr(&["images", "import", archive]));
     ctr(&["images", "rm", "--sync", reference]);

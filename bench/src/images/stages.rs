@@ -87,42 +87,47 @@ fn place(layer: &File, entry: &tar::Entry<'_, &[u8]>, tar: &[u8]) {
     }
 }
 
-/// Seconds that a registry takes to accept the blobs of an image, which are sent from memory.
+/// Seconds that a registry takes to accept an image, which is sent from memory and not looked for before.
 pub fn upload(host: &str, sample: &Sample) -> f64 {
     let blobs: Vec<_> = sample.image.blobs.iter().map(|blob| (blob.digest(), blob)).collect();
     let next = AtomicUsize::new(0);
+    let repository = format!("bench/alone-{}", sample.slug());
+    let target = &sample.image.target;
     rustix::fs::sync();
     time(|| {
         std::thread::scope(|scope| {
             for _ in 0..UPLOADS {
                 scope.spawn(|| {
                     while let Some((digest, blob)) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        send(host, &format!("bench/alone-{}", sample.slug()), digest, &blob.data);
+                        send(host, &repository, digest, &blob.data);
                     }
                 });
             }
         });
+        let line = format!("PUT /v2/{repository}/manifests/1");
+        let stored = exchange(host, &line, &target.media_type, &target.data);
+        assert!(stored.starts_with("HTTP/1.1 201"), "{stored}");
     })
 }
 
 /// One blob, in one request after the one that opens the upload.
 fn send(host: &str, repository: &str, digest: &Digest, data: &[u8]) {
-    let opened = exchange(host, &format!("POST /v2/{repository}/blobs/uploads/"), &[]);
+    let kind = "application/octet-stream";
+    let opened = exchange(host, &format!("POST /v2/{repository}/blobs/uploads/"), kind, &[]);
     let place = opened.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap();
     let target = place.trim().trim_start_matches("http://").trim_start_matches(host);
-    let stored = exchange(host, &format!("PUT {target}&digest={digest}"), data);
+    let stored = exchange(host, &format!("PUT {target}&digest={digest}"), kind, data);
     assert!(stored.starts_with("HTTP/1.1 201"), "{stored}");
 }
 
 /// A request on a connection of its own, and what is answered.
-fn exchange(host: &str, line: &str, body: &[u8]) -> String {
+fn exchange(host: &str, line: &str, kind: &str, body: &[u8]) -> String {
     let mut stream = TcpStream::connect(host).unwrap();
     let length = body.len();
-    write!(
-        stream,
-        "{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
-    )
-    .unwrap();
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(body).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

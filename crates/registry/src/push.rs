@@ -1,9 +1,10 @@
-//! From the store to a registry (spec 03 §6.2): what the host has is not sent, what a neighbouring repository has is
-//! mounted, the rest is uploaded in one request, and sent on where it broke off if the host says where; manifests
+//! From the store to a registry (spec 03 §6.2): what a neighbouring repository has is mounted, what the host has is not
+//! sent, the rest is uploaded in one request, and sent on where it broke off if the host says where; manifests
 //! come last.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use corten_types::{Descriptor, Digest, Error, Reference, Result, ResultExt, media_type};
@@ -39,6 +40,8 @@ pub struct Pusher {
     repository: Arc<Repository>,
     name: String,
     object: Option<String>,
+    /// Whether blobs of neighbours are mounted before they are looked for, which is one request instead of two.
+    mounts_first: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Pusher {
@@ -54,6 +57,14 @@ struct Session {
     place: Url,
     /// Bytes that the host has.
     offset: u64,
+}
+
+/// What became of a request to mount a blob.
+enum Mounting {
+    Done,
+    /// The host opened an upload instead.
+    Opened(Session),
+    Refused,
 }
 
 impl Session {
@@ -72,6 +83,18 @@ impl Session {
     }
 }
 
+fn is_opened(response: &Response) -> bool {
+    matches!(response.status.as_u16(), 200 | 201 | 202 | 204)
+}
+
+/// The upload that an answer tells of; nothing if it tells of none.
+async fn opened(mut response: Response) -> Result<Option<Session>> {
+    let location = response.headers.remove(LOCATION).filter(|_| is_opened(&response));
+    let place = location.map(|location| response.url.join(&String::from_utf8_lossy(location.as_bytes())));
+    response.body.finish().await;
+    Ok(place.transpose()?.map(|place| Session { place, offset: 0 }))
+}
+
 impl Resolver {
     /// A pusher for the repository of a reference.
     ///
@@ -87,7 +110,9 @@ impl Resolver {
             (Some(tag), _) => Some(tag.to_owned()),
             (None, digest) => digest.map(|digest| digest.to_string()),
         };
-        Ok(Pusher { repository: Arc::new(repository), name: reference.path().to_owned(), object })
+        let name = reference.path().to_owned();
+        let mounts_first = Arc::new(AtomicBool::new(true));
+        Ok(Pusher { repository: Arc::new(repository), name, object, mounts_first })
     }
 }
 
@@ -139,24 +164,33 @@ impl Pusher {
         told: Sent,
     ) -> Result<Pushed> {
         let endpoint = self.endpoint()?;
-        let what = format!("blobs/{}", descriptor.digest);
-        let response = self.ask(endpoint, Method::HEAD, &what, &descriptor.media_type).await?;
-        match response.status.as_u16() {
-            200 => return Ok(Pushed::Existed),
-            // Others wait for its place: as many blobs as there are places would wait for each other.
-            404 => response.body.finish().await,
-            _ => return Err(self.unexpected(Method::HEAD, response).await),
-        }
         let mut from = mount_from.filter(|from| *from != self.name);
-        let upload = Upload::new(source, told);
         let mut begun: Option<Session> = None;
+        if let Some(from) = from.take_if(|_| self.mounts_first.load(Ordering::Relaxed)) {
+            match self.mount(endpoint, &descriptor.digest, from).await {
+                Mounting::Done => return Ok(Pushed::Mounted),
+                Mounting::Opened(session) => begun = Some(session),
+                Mounting::Refused => {}
+            }
+        }
+        if self.exists(endpoint, descriptor).await? {
+            if let Some(session) = begun {
+                self.give_up(endpoint, session).await;
+            }
+            return Ok(Pushed::Existed);
+        }
+        if let Some(from) = from {
+            match self.mount(endpoint, &descriptor.digest, from).await {
+                Mounting::Done => return Ok(Pushed::Mounted),
+                Mounting::Opened(session) => begun = Some(session),
+                Mounting::Refused => {}
+            }
+        }
+        let upload = Upload::new(source, told);
         for attempt in 1.. {
             let session = match begun.take() {
                 Some(session) => session,
-                None => match self.begin(endpoint, &descriptor.digest, from.take()).await? {
-                    Some(place) => Session { place, offset: 0 },
-                    None => return Ok(Pushed::Mounted),
-                },
+                None => self.begin(endpoint).await?,
             };
             match self.upload(endpoint, session.clone(), descriptor, &upload).await {
                 // It does not want the rest: all of it anew.
@@ -195,42 +229,67 @@ impl Pusher {
         session.filter(|session| session.offset > 0 && session.offset <= size)
     }
 
-    /// Opens an upload and returns its address; nothing where the blob was mounted.
-    async fn begin(&self, endpoint: &Endpoint, digest: &Digest, from: Option<&str>) -> Result<Option<Url>> {
-        let mut scopes = self.repository.scopes.clone();
-        let mut request = endpoint.request(Method::POST, "blobs/uploads/", &[]);
-        if let Some(from) = from {
-            scopes.insert(pull_scope(from));
-            add_query(&mut request.url, &format!("mount={digest}&from={}", from.replace('/', "%2F")));
-        }
-        let mut response = match self.send(endpoint, request, &scopes).await {
-            // Whoever may not read the other repository may still send.
-            Ok(response) if from.is_some() && matches!(response.status.as_u16(), 401 | 403 | 404 | 405) => {
-                response.body.finish().await;
-                self.send_begin(endpoint).await?
-            }
-            Err(error) if from.is_some() => {
-                tracing::debug!(%digest, %error, "mounting failed, sending");
-                self.send_begin(endpoint).await?
-            }
-            other => other?,
-        };
+    /// Whether the repository has a blob.
+    async fn exists(&self, endpoint: &Endpoint, descriptor: &Descriptor) -> Result<bool> {
+        let what = format!("blobs/{}", descriptor.digest);
+        let response = self.ask(endpoint, Method::HEAD, &what, &descriptor.media_type).await?;
         match response.status.as_u16() {
-            201 if from.is_some() => return Ok(None),
-            200 | 201 | 202 | 204 => {}
-            _ => return Err(self.unexpected(Method::POST, response).await),
+            200 => Ok(true),
+            404 => {
+                // Others wait for its place: as many blobs as there are places would wait for each other.
+                response.body.finish().await;
+                Ok(false)
+            }
+            _ => Err(self.unexpected(Method::HEAD, response).await),
         }
-        let location = response.headers.remove(LOCATION);
-        let location =
-            location.ok_or_else(|| Error::unknown("the registry opened an upload without a Location"))?;
-        let place = response.url.join(&String::from_utf8_lossy(location.as_bytes()))?;
-        response.body.finish().await;
-        Ok(Some(place))
     }
 
-    async fn send_begin(&self, endpoint: &Endpoint) -> Result<Response> {
+    /// Asks for a blob of another repository. Whoever may not read that one may still send.
+    async fn mount(&self, endpoint: &Endpoint, digest: &Digest, from: &str) -> Mounting {
+        let mut scopes = self.repository.scopes.clone();
+        scopes.insert(pull_scope(from));
+        let mut request = endpoint.request(Method::POST, "blobs/uploads/", &[]);
+        add_query(&mut request.url, &format!("mount={digest}&from={}", from.replace('/', "%2F")));
+        let done = match self.send(endpoint, request, &scopes).await {
+            Ok(response) if response.status.as_u16() == 201 => {
+                response.body.finish().await;
+                Mounting::Done
+            }
+            Ok(response) => match opened(response).await {
+                Ok(Some(session)) => Mounting::Opened(session),
+                Ok(None) | Err(_) => Mounting::Refused,
+            },
+            Err(error) => {
+                tracing::debug!(%digest, %error, "mounting failed");
+                Mounting::Refused
+            }
+        };
+        // A host that did not will hardly do with the next one: it is first asked what it has.
+        self.mounts_first.store(matches!(done, Mounting::Done), Ordering::Relaxed);
+        done
+    }
+
+    /// Opens an upload.
+    async fn begin(&self, endpoint: &Endpoint) -> Result<Session> {
         let request = endpoint.request(Method::POST, "blobs/uploads/", &[]);
-        self.send(endpoint, request, &self.repository.scopes).await
+        let response = self.send(endpoint, request, &self.repository.scopes).await?;
+        if !is_opened(&response) {
+            return Err(self.unexpected(Method::POST, response).await);
+        }
+        let session = opened(response).await?;
+        session.ok_or_else(|| Error::unknown("the registry opened an upload without a Location"))
+    }
+
+    /// Tells a host that nothing is coming. It would notice, some day.
+    async fn give_up(&self, endpoint: &Endpoint, session: Session) {
+        if !session.place.same_origin(&endpoint.url("")) {
+            return;
+        }
+        let mut request = endpoint.request(Method::DELETE, "", &[]);
+        request.url = session.place;
+        if let Ok(response) = endpoint.send(request, &self.repository.scopes, true).await {
+            response.body.finish().await;
+        }
     }
 
     /// Sends what is missing of a blob: all of it in the one request that ends the upload, or what a host does

@@ -32,6 +32,10 @@ pub(super) fn answer(state: &State, request: &Recorded, data: &[u8], is_whole: b
             let have = lock(&state.uploads).get(path).map(Vec::len);
             Some(have.map_or_else(|| Answer::status(404), |have| at(path.to_owned(), have, 204)))
         }
+        "DELETE" if path.contains("/blobs/uploads/") => {
+            let have = lock(&state.uploads).remove(path);
+            Some(Answer::status(if have.is_some() { 204 } else { 404 }))
+        }
         "PATCH" | "PUT" if path.contains("/blobs/uploads/") => {
             let mut uploads = lock(&state.uploads);
             let Some(have) = uploads.get_mut(path) else { return Some(Answer::status(404)) };

@@ -76,16 +76,44 @@ async fn a_blob_of_a_neighbour_is_mounted_or_else_sent() {
     let pusher = pusher(&registry, options());
     let (there, nowhere) = (noise(1000), noise(2000));
     let digest = registry.blob("other/img", LAYER, &there).digest;
+    let mount = |digest| format!("POST {UPLOADS}?mount={digest}&from=other%2Fimg");
     assert_eq!(send(&pusher, &there, Some("other/img")).await.unwrap(), Pushed::Mounted);
-    assert_eq!(registry.lines()[1], format!("POST {UPLOADS}?mount={digest}&from=other%2Fimg"));
+    // That is all that is asked.
+    assert_eq!(registry.lines(), [mount(digest)]);
+    registry.forget_requests();
+    // The upload that the host opens instead is the one that is used.
     assert_eq!(send(&pusher, &nowhere, Some("other/img")).await.unwrap(), Pushed::Sent);
+    let digest = described(LAYER, &nowhere).digest;
+    let methods: Vec<_> = registry.requests().into_iter().map(|one| one.method).collect();
+    assert_eq!(
+        (methods, &registry.lines()[0]),
+        (["POST", "HEAD", "PUT"].map(Into::into).into(), &mount(digest))
+    );
     // Whoever may not read the neighbour may write nevertheless.
-    for status in [401, 403, 404, 405] {
+    for status in [400, 401, 403, 404, 405, 500] {
         registry.cue("mount=", Fault::Status(status), 9);
         let data = noise(3000 + usize::from(status));
         assert_eq!(send(&pusher, &data, Some("other/img")).await.unwrap(), Pushed::Sent, "{status}");
         registry.recover();
     }
+}
+
+#[tokio::test]
+async fn a_host_that_mounts_nothing_is_asked_what_it_has_first() {
+    let registry = ScriptedRegistry::start().await;
+    let pusher = pusher(&registry, options());
+    let blobs: Vec<_> = (1..4).map(|length| noise(length * 1000)).collect();
+    for data in &blobs {
+        registry.blob("lab/img", LAYER, data);
+        assert_eq!(send(&pusher, data, Some("other/img")).await.unwrap(), Pushed::Existed);
+    }
+    // The upload that the first question opened is closed again.
+    let methods: Vec<_> = registry.requests().into_iter().map(|one| one.method).collect();
+    assert_eq!(methods, ["POST", "HEAD", "DELETE", "HEAD", "HEAD"]);
+    // What it does not have may still be mounted.
+    let data = noise(9000);
+    registry.blob("other/img", LAYER, &data);
+    assert_eq!(send(&pusher, &data, Some("other/img")).await.unwrap(), Pushed::Mounted);
 }
 
 #[tokio::test]
