@@ -202,6 +202,33 @@ fn cve_2021_41190_documents_are_of_one_kind() {
     node.finish();
 }
 
+/// Containers of one image that start at the same time have each the environment that was meant for it.
+#[test]
+fn cve_2021_21334_environments_are_not_shared() {
+    let node = Node::start();
+    import(&node, &ImageBuilder::busybox().set("Env", json!(["PATH=/bin", "OF=image"])).build()).ok();
+    let start = |n: usize| {
+        let (own, id) = (format!("OWN={n}"), format!("c{n}"));
+        let script = "echo $OWN $OF; env | grep -c OWN";
+        node.ctr_running(["run", "--rm", "--env", &own, NAME, &id, "sh", "-c", script])
+    };
+    let running: Vec<_> = (0..8).map(start).collect();
+    for (n, one) in running.into_iter().enumerate() {
+        assert_eq!(one.finish().ok(), format!("{n} image\n1\n"));
+    }
+    node.finish();
+}
+
+/// What the processor draws is not shown to containers.
+#[test]
+fn ghsa_7ww5_4wqc_m92c_the_power_of_the_processor_is_hidden() {
+    let node = Node::start();
+    let spec: serde_json::Value = serde_json::from_str(&node.ctr(["oci", "spec"]).ok()).unwrap();
+    let masked = spec["linux"]["maskedPaths"].as_array().unwrap();
+    assert!(masked.contains(&"/sys/devices/virtual/powercap".into()), "{masked:?}");
+    node.finish();
+}
+
 /// Capabilities of a container are not inheritable.
 #[test]
 fn cve_2022_24769_capabilities_are_not_inheritable() {
@@ -314,6 +341,34 @@ fn cve_2026_53488_labels_of_images_are_no_orders() {
     assert_eq!(labels["harmless"], "kept");
     assert!(!proof.exists());
     node.ctr(["containers", "rm", "c"]).ok();
+    node.finish();
+}
+
+/// A checkpoint names an image, and brings none under that name.
+#[test]
+fn cve_2026_50195_checkpoints_rename_no_images() {
+    let node = Node::start();
+    import(&node, &ImageBuilder::busybox().build()).ok();
+    let before = node.ctr(["images", "ls"]).ok();
+    let other = ImageBuilder::busybox().set("Labels", json!({"is": "other"})).build();
+    let mut listed = other.target.descriptor();
+    listed["annotations"] = json!({"io.containerd.image.name": NAME});
+    let index = json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [listed],
+        "annotations": {
+            "org.opencontainers.image.ref.name": NAME, "io.containerd.checkpoint.snapshotter": "overlayfs",
+            "io.containerd.checkpoint.runtime": "io.containerd.runc.v2",
+        },
+    });
+    let target = Blob::new(media_type::OCI_INDEX, index.to_string().into_bytes());
+    let blobs = other.blobs.iter().chain([&other.target]).cloned().collect();
+    let archive = node.join("checkpoint.tar");
+    Image { target, blobs }.save(&archive, "example.com/lab/checkpoint:1").unwrap();
+    node.ctr(["images", "import", "--no-unpack", archive.to_str().unwrap()]).ok();
+    node.ctr(["containers", "restore", "again", "example.com/lab/checkpoint:1"]).ok();
+    let after = node.ctr(["images", "ls", &format!("name=={NAME}")]).ok();
+    assert_eq!(after.lines().nth(1), before.lines().nth(1));
+    node.ctr(["stop", "-t", "0s", "--rm", "again"]).ok();
     node.finish();
 }
 

@@ -33,6 +33,7 @@ const OURS_ALONE: &[&str] = &[
     "stats",
     "stop",
     "prune",
+    "referrers",
     "check",
     "completion",
     "info, i",

@@ -4,7 +4,12 @@
 
 use std::path::Path;
 
-use corten_tests::{Finished, Image, ImageBuilder, Node, Peers, Registry, command, peers};
+use corten_tests::image::gzip;
+use corten_tests::{
+    Blob, Digest, Finished, Image, ImageBuilder, Layer, Node, Peers, Registry, command, peers,
+};
+use corten_types::media_type;
+use serde_json::json;
 
 fn two_platforms() -> Image {
     let host = corten_tests::image::host_architecture();
@@ -55,6 +60,40 @@ fn images_go_out_and_come_back_through_our_ctr() {
 #[test]
 fn images_go_out_and_come_back_through_debians_ctr() {
     go_out_and_come_back(&Peers::find().containerd_2_1().join("ctr"));
+}
+
+#[test]
+fn what_is_unpacked_of_several_platforms_is_what_debians_unpacks() {
+    let registry = Registry::start();
+    let debians = Peers::find().containerd_2_1().join("ctr");
+    let image = registry.push(&two_platforms(), "lab/box:1");
+    let node = Node::start();
+    let archive = node.join("two.tar");
+    let archive = archive.to_str().unwrap();
+    two_platforms().save(Path::new(archive), &image).unwrap();
+    let both = ["amd64", "arm64"].map(|name| format!("--platform=linux/{name}"));
+    let pull = ["images", "pull", "--plain-http"];
+    for client in [&peers::programs().join("ctr"), &debians] {
+        let ctr = |args: &[&str]| -> Finished { command::run(node.foreign_ctr_command(client, args)) };
+        // The platforms share a layer, and one has another one on top.
+        for (line, snapshots) in [
+            (&["images", "import", archive][..], 1),
+            (&["images", "import", "--all-platforms", archive], 2),
+            (&[&pull[..], &[&image]].concat(), 1),
+            (&[&pull[..], &["--all-platforms", &image]].concat(), 0),
+            (&[&pull[..], &["--all-platforms", "--local", &image]].concat(), 2),
+            (&[&pull[..], &[&both[0], &both[1], &image]].concat(), 2),
+        ] {
+            ctr(line).ok();
+            let found = ctr(&["snapshots", "ls"]).ok();
+            assert_eq!(found.lines().count() - 1, snapshots, "{client:?} {line:?}: {found}");
+            let found = ctr(&["images", "check", "--quiet"]).ok();
+            assert_eq!(found.lines().count(), usize::from(snapshots > 0), "{client:?} {line:?}: {found}");
+            ctr(&["images", "rm", "--sync", &image]).ok();
+        }
+        let refused = ctr(&[&pull[..], &["--all-platforms", &both[0], &image]].concat()).fails(1);
+        assert!(refused.contains("cannot specify both --platform and --all-platforms"), "{refused}");
+    }
 }
 
 #[test]
@@ -381,4 +420,135 @@ fn an_import_names_what_it_is_told_to() {
 /// The day, as it stands in names that an import makes.
 fn today() -> String {
     corten_types::timestamp::rfc3339(std::time::SystemTime::now()).chars().take(10).collect()
+}
+
+/// Something about an image: a manifest that names it as its subject, and what a list says of it.
+fn attached(subject: &Image, kind: &str, data: &[u8]) -> (Image, serde_json::Value) {
+    let config = Blob::new("application/vnd.oci.empty.v1+json", b"{}".to_vec());
+    let layer = Blob::new("text/plain", data.to_vec());
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "artifactType": kind,
+        "config": config.descriptor(), "layers": [layer.descriptor()], "subject": subject.target.descriptor(),
+    });
+    let target = Blob::new(media_type::OCI_MANIFEST, manifest.to_string().into_bytes());
+    let mut descriptor = target.descriptor();
+    descriptor["artifactType"] = kind.into();
+    descriptor["annotations"] = json!({"about": kind});
+    (Image { target, blobs: vec![config, layer] }, descriptor)
+}
+
+#[test]
+fn what_is_attached_to_an_image_is_listed_and_comes_by_its_digest() {
+    let (node, registry) = (Node::start(), Registry::start());
+    let image = ImageBuilder::new().layer(Layer::new().file("file", 0o644, b"x").finish()).build();
+    let reference = registry.push(&image, "lab/image:1");
+    let list = |words: &[&str]| {
+        let command = [&["images", "referrers", "--plain-http"], words, &[&reference]].concat();
+        node.ctr(command).ok()
+    };
+    assert_eq!(list(&["--quiet"]), "");
+
+    let (signature, signed) = attached(&image, "application/vnd.example.signature", b"signed");
+    let (parts, listed) = attached(&image, "application/vnd.example.parts", b"all of it");
+    // This registry keeps no lists: a tag stands in for them.
+    let index =
+        json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [signed, listed]});
+    let target = Blob::new(media_type::OCI_INDEX, index.to_string().into_bytes());
+    let of = |image: &Image| image.blobs.iter().chain([&image.target]).cloned().collect::<Vec<_>>();
+    let blobs = [of(&signature), of(&parts)].concat();
+    let tag = format!("lab/image:sha256-{}", image.target.digest().hex());
+    registry.push(&Image { target, blobs }, &tag);
+
+    let [first, second] = [&signature, &parts].map(|image| image.target.digest().to_string());
+    assert_eq!(list(&["--quiet"]), format!("{first}\n{second}\n"));
+    let table = list(&[]);
+    assert_eq!(table.split_whitespace().take(4).collect::<Vec<_>>(), ["DIGEST", "ARTIFACT", "TYPE", "SIZE"]);
+    let row = table.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>();
+    let kind = "application/vnd.example.signature";
+    assert_eq!((row[0], row[1], *row.last().unwrap()), (first.as_str(), kind, &*format!("about={kind}")));
+    let all: serde_json::Value = serde_json::from_str(&list(&["--format", "json"])).unwrap();
+    assert_eq!(all, json!([signed, listed]));
+    assert_eq!(list(&["-q", "--artifact-type", "application/vnd.example.parts"]), format!("{second}\n"));
+
+    let name = format!("{}/lab/image@{first}", registry.host());
+    node.ctr(["content", "fetch", "--plain-http", &name]).ok();
+    assert_eq!(node.ctr(["content", "get", signature.blobs[1].digest().as_str()]).ok(), "signed");
+    let absent = reference.replace(":1", ":2");
+    node.ctr(["images", "referrers", "--plain-http", &absent]).fails_with("not found");
+}
+
+const DOCKER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
+
+/// Compressed with Zstandard.
+fn zstd(data: &[u8]) -> Vec<u8> {
+    zstd::encode_all(data, 1).unwrap()
+}
+
+/// An image of one layer, whose archive is `tar`.
+fn single(kind: &str, data: Vec<u8>, tar: &[u8]) -> Image {
+    stack(vec![Blob::new(kind, data)], &[tar])
+}
+
+fn stack(layers: Vec<Blob>, tars: &[&[u8]]) -> Image {
+    let diff_ids: Vec<Digest> = tars.iter().map(|tar| Digest::sha256(tar)).collect();
+    let config = json!({
+        "architecture": corten_tests::image::host_architecture(), "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    Image::new(Blob::new(media_type::OCI_CONFIG, config.to_string().into_bytes()), layers)
+}
+
+/// What people's tools make of images; how each comes out was asked of Debian's containerd 2.1.
+#[test]
+fn images_of_all_kinds_come_in_as_far_as_they_can_be_understood() {
+    let (node, registry) = (Node::start(), Registry::start());
+    let tar = Layer::new().file("file", 0o644, &[7; 5000]).finish();
+    let other = Layer::new().file("other", 0o644, b"other").finish();
+    let (plain, packed) = (media_type::OCI_LAYER, media_type::OCI_LAYER_GZIP);
+    let layer = |tar: &[u8]| Blob::new(packed, gzip(tar));
+    let parts = [gzip(&tar[..600]), gzip(&tar[600..])].concat();
+    let longer = [&tar[..], &[7; 700]].concat();
+    let without_layers = stack(Vec::new(), &[]);
+    let foreign = Blob::new("application/vnd.example.part", b"part".to_vec());
+    let chart = Blob::new("application/vnd.cncf.helm.config.v1+json", b"{}".to_vec());
+    let archive = Blob::new("application/vnd.cncf.helm.chart.content.v1.tar+gzip", b"chart".to_vec());
+    let broken = Blob::new(media_type::OCI_CONFIG, b"not JSON".to_vec());
+    for (name, image, outcome) in [
+        ("a layer twice", stack(vec![layer(&tar), layer(&other), layer(&tar)], &[&tar, &other, &tar]), Ok(3)),
+        ("no layers", without_layers, Ok(0)),
+        ("an archive without entries", single(packed, gzip(&[0; 1024]), &[0; 1024]), Ok(1)),
+        ("said to be compressed", single(packed, tar.clone(), &tar), Ok(1)),
+        ("compressed with something else", single(packed, zstd(&tar), &tar), Ok(1)),
+        ("compressed in two parts", single(packed, parts, &tar), Ok(1)),
+        ("more after the archive's end", single(packed, gzip(&longer), &longer), Ok(1)),
+        ("more after the last part", single(packed, [gzip(&tar), vec![1; 9]].concat(), &tar), Err("gzip")),
+        ("Docker's Zstandard", single(DOCKER_ZSTD, zstd(&tar), &tar), Ok(1)),
+        ("an empty blob", single(plain, Vec::new(), b""), Err("content size of zero")),
+        ("something beside layers", stack(vec![layer(&tar), foreign], &[&tar]), Ok(1)),
+        ("too few digests", stack(vec![layer(&tar), layer(&other)], &[&tar]), Err("2 != 1")),
+        ("no image at all", Image::new(chart, vec![archive]), Ok(0)),
+        ("a config that is none", Image::new(broken, vec![layer(&tar)]), Err("config")),
+    ] {
+        let reference = registry.push(&image, "lab/odd:1");
+        let pulled = node.ctr(["images", "pull", "--plain-http", &reference]);
+        match outcome {
+            Ok(snapshots) => {
+                pulled.ok();
+                let found = node.ctr(["snapshots", "ls"]).ok().lines().count() - 1;
+                assert_eq!(found, snapshots, "{name}");
+                node.ctr(["images", "rm", "--sync", &reference]).ok();
+            }
+            Err(text) => {
+                let told = pulled.fails(1);
+                assert!(told.contains(text), "{name}: {told}");
+                assert_eq!(node.ctr(["images", "ls", "-q"]).ok(), "", "{name}");
+                assert_eq!(node.ctr(["snapshots", "ls"]).ok().lines().count(), 1, "{name}");
+            }
+        }
+        // What is only kept need not be understood, unless nobody could send it.
+        if outcome != Err("content size of zero") {
+            node.ctr(["content", "fetch", "--plain-http", "--all-platforms", &reference]).ok();
+            node.ctr(["images", "rm", "--sync", &reference]).ok();
+        }
+    }
 }

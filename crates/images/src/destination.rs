@@ -39,10 +39,10 @@ pub struct Destination {
     pub remote_snapshot_labels: bool,
 }
 
-/// Where images of a platform are unpacked.
+/// Where images are unpacked.
 #[derive(Clone, Debug, Default)]
 pub struct Unpack {
-    /// The platform, and with it those that it can run.
+    /// The platform that must be known here; all that is brought is unpacked.
     pub platform: Platform,
     /// The snapshotter; empty for the default one.
     pub snapshotter: String,
@@ -72,11 +72,15 @@ impl ImageService {
                 tracing::warn!(snapshotter, platform = %unpack.platform, "no unpack_config is for that");
                 continue;
             }
-            unpackers.push(Unpacker {
-                platforms: Platforms::like(std::slice::from_ref(&unpack.platform)),
-                snapshotter: snapshotter.to_owned(),
-                labels: unpack.labels.clone(),
-            });
+            // As in the original a rule tells what is unpacked. Without rules it is all that is brought.
+            let rule = self.rule(&unpack.platform, snapshotter).filter(|_| self.shared.options.only_by_rules);
+            let platforms = rule.map_or_else(Platforms::all, |rule| rule.platforms.clone());
+            let (snapshotter, labels) = (snapshotter.to_owned(), unpack.labels.clone());
+            let is_known = |one: &Unpacker| one.snapshotter == snapshotter && one.labels == labels;
+            if platforms.is_all() && unpackers.iter().any(is_known) {
+                continue;
+            }
+            unpackers.push(Unpacker { platforms, snapshotter, labels });
         }
         if unpackers.is_empty() && !wanted.is_empty() {
             return Err(Error::invalid_argument(

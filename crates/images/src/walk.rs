@@ -187,8 +187,10 @@ impl<'a> Walk<'a> {
         self.label_children(descriptor, &children).await?;
         let key = ingest_key(descriptor);
         self.blob(&manifest.config, Some(&key)).await?;
+        // What is only stored may be anything.
+        let matters = role == Role::Unknown || (role != Role::Foreign && !self.unpackers.is_empty());
         let config = match media_type::is_config(&manifest.config.media_type) {
-            true if role != Role::Foreign => Some(self.config(&manifest.config)?),
+            true if matters => Some(self.config(&manifest.config)?),
             _ => None,
         };
         if role == Role::Unknown

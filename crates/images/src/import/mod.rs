@@ -23,6 +23,8 @@ use crate::progress::ProgressSender;
 use crate::walk::Walk;
 
 const BUFFER: usize = 256 << 10;
+/// Bytes by which compressions are told apart.
+const MAGIC: usize = 4;
 
 /// How an archive is imported.
 #[derive(Clone, Debug, Default)]
@@ -138,15 +140,16 @@ pub(crate) fn read_for_nothing(mut input: &[u8]) -> Result<()> {
 
 /// What follows in its plain form, whatever it is compressed with.
 fn decompress<'a>(input: &'a mut impl BufRead) -> Result<Box<dyn Read + 'a>> {
-    let start = input.fill_buf().context("failed to read the archive")?;
-    let (gzip, zstd) = (start.starts_with(&[0x1f, 0x8b, 0x08]), start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]));
-    Ok(if gzip {
-        Box::new(flate2::bufread::MultiGzDecoder::new(input))
-    } else if zstd {
-        Box::new(zstd::stream::read::Decoder::with_buffer(input)?)
-    } else {
-        Box::new(input)
-    })
+    let mut start = Vec::with_capacity(MAGIC);
+    // Whoever writes into a pipe may do so byte by byte.
+    input.by_ref().take(MAGIC as u64).read_to_end(&mut start).context("failed to read the archive")?;
+    let kind: [u8; MAGIC] = std::array::from_fn(|at| start.get(at).copied().unwrap_or_default());
+    let whole = Read::chain(std::io::Cursor::new(start), input);
+    match kind {
+        [0x1f, 0x8b, 0x08, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(whole))),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Box::new(zstd::stream::read::Decoder::with_buffer(whole)?)),
+        _ => Ok(Box::new(whole)),
+    }
 }
 
 /// Reads from a thread what arrives in the runtime.

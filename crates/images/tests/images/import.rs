@@ -54,6 +54,23 @@ async fn a_layout_is_imported_compressed_or_not() {
 }
 
 #[tokio::test]
+async fn an_archive_may_come_byte_by_byte() {
+    let image = Image::new(&[Layer::gzip(&[("a", "1")])]);
+    let archive = build::layout(&[(&image, &[("io.containerd.image.name", "reg.example/a:1")])]);
+    for archive in [zstd::encode_all(archive.as_slice(), 1).unwrap(), build::gzip(&archive)] {
+        let daemon = Daemon::start();
+        let (mut writer, reader) = tokio::io::duplex(1);
+        let writing = tokio::spawn(async move {
+            tokio::io::AsyncWriteExt::write_all(&mut writer, &archive).await.unwrap();
+        });
+        let request = request(vec![prefix("base")]);
+        let images = daemon.service.import(&ctx(), reader, &request, &ProgressSender::none()).await.unwrap();
+        assert_eq!(images[0].name, "reg.example/a:1");
+        writing.await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_import_may_be_repeated_and_broken_off() {
     let daemon = Daemon::start();
     let image = Image::new(&[Layer::large("a", 300_000)]);

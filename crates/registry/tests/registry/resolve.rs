@@ -217,3 +217,42 @@ async fn referrers_come_from_the_list_or_from_the_tag_that_stands_in() {
     registry.referrers("lab/img", &subject.digest, vec![signature.clone(), other]);
     assert_eq!(fetcher.referrers(&subject.digest, "sig").await.unwrap(), [signature]);
 }
+
+/// A page of a list of referrers, and where the next one is.
+fn page(manifests: &[&Descriptor], next: Option<&str>) -> Fault {
+    let links = ["</elsewhere>; rel=\"first\", ", "; rel=\"next\""];
+    let header = next.map(|next| ("Link".to_owned(), format!("{}<{next}>{}", links[0], links[1])));
+    let body = serde_json::json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+    Fault::Answer(200, header.into_iter().collect(), body.into_bytes())
+}
+
+#[tokio::test]
+async fn lists_of_referrers_go_on_at_their_own_host_alone() {
+    let (registry, other) = (ScriptedRegistry::start().await, ScriptedRegistry::start().await);
+    let subject = registry.manifest("lab/img", "1.0", MANIFEST, BODY);
+    let [first, second] = ["first", "second"].map(|data| registry.blob("lab/img", MANIFEST, data.as_bytes()));
+    let path = format!("/v2/lab/img/referrers/{}", subject.digest);
+    registry.cue("page=2", page(&[&second], None), 1);
+    registry.cue(&path, page(&[&first], Some(&format!("{path}?page=2"))), 1);
+    let fetcher = fetcher(&registry);
+    let found = fetcher.referrers(&subject.digest, "").await.unwrap();
+    assert_eq!(found, [first.clone(), second]);
+    // Nobody is followed to another host, nor round and round.
+    let away = format!("http://{}/v2/lab/img/referrers/{}", other.host(), subject.digest);
+    registry.cue(&path, page(&[&first], Some(&away)), 1);
+    let refused = fetcher.referrers(&subject.digest, "").await.unwrap_err();
+    assert!(refused.message().contains("goes on at another host"), "{refused}");
+    assert!(other.lines().is_empty(), "{:?}", other.lines());
+    registry.cue(&path, page(&[&first], Some(&path)), 200);
+    let refused = fetcher.referrers(&subject.digest, "").await.unwrap_err();
+    assert!(refused.message().contains("more than 100 pages"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_tag_that_stands_in_for_a_list_is_never_too_long() {
+    let registry = ScriptedRegistry::start().await;
+    let digest: corten_types::Digest = format!("sha512:{}", "ab".repeat(64)).parse().unwrap();
+    assert_eq!(fetcher(&registry).referrers(&digest, "").await.unwrap(), []);
+    let tag = format!("/manifests/sha512-{}", "ab".repeat(32));
+    assert!(registry.lines().last().unwrap().ends_with(&tag), "{:?}", registry.lines());
+}

@@ -1,6 +1,7 @@
 //! `images`.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
@@ -21,6 +22,7 @@ use super::image_mounts::{ImageMount, ImageUnmount};
 use super::image_records::{Check, Label, Usage};
 use super::image_tree::ImageTree;
 use super::images_out::{Export, Push};
+use super::referrers::Referrers;
 use crate::client::{Daemon, error};
 use crate::commands::prune::PruneImages;
 use crate::container::image::{find, platform_of};
@@ -90,6 +92,8 @@ pub enum Images {
     History(History),
     /// Which layers the images share.
     Tree(Layers),
+    /// What is attached to one at its registry: signatures, attestations, lists of what is in it.
+    Referrers(Referrers),
 }
 
 /// Bring an image from a registry.
@@ -108,7 +112,7 @@ pub struct Pull {
     #[command(flatten)]
     progress: ProgressFlag,
     #[command(flatten)]
-    _of_the_original: PullFlags,
+    of_the_original: PullFlags,
     /// Its full name; on a terminal docker's short ones are completed.
     #[arg(default_value = "")]
     reference: String,
@@ -123,7 +127,7 @@ pub struct Wanted {
     /// Platforms to bring, os/arch.
     #[arg(long)]
     platform: Vec<String>,
-    /// Bring all platforms.
+    /// Bring all platforms; a pull unpacks none of them.
     #[arg(long)]
     all_platforms: bool,
     /// Leave the manifests of other platforms away.
@@ -155,9 +159,9 @@ pub struct PullFlags {
     /// As the original has it; the daemon's own limit holds.
     #[arg(long = "max-concurrent-downloads", default_value_t = 0, value_name = "COUNT")]
     _downloads: usize,
-    /// As the original has it; the daemon does the same either way.
+    /// As the original has it; it unpacks all platforms then, instead of none, where all are brought.
     #[arg(long = "local")]
-    _by_client: bool,
+    by_client: bool,
     /// As the original has it; files are on disk before the image is recorded.
     #[arg(long = "sync-fs")]
     _sync: bool,
@@ -241,6 +245,7 @@ impl Images {
             Self::Convert(convert) => convert.run(daemon).await,
             Self::History(history) => history.run(daemon).await,
             Self::Tree(layers) => layers.run(daemon).await,
+            Self::Referrers(referrers) => referrers.run().await,
             Self::Inspect(tree) => tree.run(daemon).await,
             Self::Prune(prune) => prune.run(daemon).await,
             Self::Mount(mount) => mount.run(daemon).await,
@@ -332,11 +337,17 @@ impl Pull {
             true => Reference::familiar(&self.reference)?.to_string(),
             false => self.reference.clone(),
         };
+        let (is_all, by_client) = (self.wanted.all_platforms, self.of_the_original.by_client);
+        if is_all && !by_client && !self.wanted.platform.is_empty() {
+            return Err(Error::unknown("cannot specify both --platform and --all-platforms"));
+        }
         let mut access = self.registry.access(daemon).await?;
         let resolver = Some(std::mem::take(&mut access.resolver));
         let source = objects::OciRegistry { reference: reference.clone(), resolver };
         let mut store = self.wanted.store(reference.clone())?;
-        store.unpacks = unpacks(&store.platforms, &self.snapshotter);
+        if by_client || !is_all {
+            store.unpacks = unpacks(&store.platforms, &self.snapshotter);
+        }
         let shown = Some(("Pulling", self.progress.shown()));
         let done = transfer(daemon, corten_api::pack(&source), corten_api::pack(&store), shown).await;
         access.finish().await;
@@ -391,7 +402,7 @@ impl Import {
         {
             return Err(failed);
         }
-        let saved = done?;
+        let saved = done.map_err(|failed| about_archive(failed, &self.file))?;
         if self.discard_unpacked_layers {
             for digest in saved {
                 release_layers(daemon, &digest).await?;
@@ -399,6 +410,25 @@ impl Import {
         }
         Ok(())
     }
+}
+
+/// What to do about a file that the daemon did not understand.
+fn about_archive(failed: Error, file: &Path) -> Error {
+    let mut start = [0; 6];
+    if std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut start)).is_err() {
+        return failed;
+    }
+    let program = match start {
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => "xz",
+        [b'B', b'Z', b'h', ..] => "bzip2",
+        [0x04, 0x22, 0x4d, 0x18, ..] => "lz4",
+        _ if failed.message().contains("unrecognized image format") => {
+            return failed.with_hint("it has neither the files of an OCI layout nor those of docker save");
+        }
+        _ => return failed,
+    };
+    let file = file.display();
+    failed.with_hint(format!("it is compressed with {program}: {program} -dc {file} | ctr images import -"))
 }
 
 /// Sends a file as the receiver allows.

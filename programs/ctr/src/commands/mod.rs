@@ -37,6 +37,7 @@ mod oci;
 mod plugins;
 mod pprof;
 mod prune;
+mod referrers;
 mod run;
 mod sandboxes;
 mod shim;

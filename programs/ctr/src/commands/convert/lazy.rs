@@ -336,7 +336,7 @@ fn pieces_end<W: Write>(pieces: &mut Pieces<W>) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// An archive with long names, a file of some chunks and an empty one.
+    /// An archive with long names, a file of some chunks, an empty one, and one with an attribute of two lines.
     fn archive() -> Vec<u8> {
         let mut out = tar::Builder::new(Vec::new());
         let long = format!("{}/file", "d".repeat(150));
@@ -348,7 +348,7 @@ mod tests {
             header.set_uid(7);
             out.append_data(&mut header, name, data).unwrap();
         }
-        out.append_pax_extensions([("SCHILY.xattr.user.a", &b"b"[..]), ("mtime", b"12.5")]).unwrap();
+        out.append_pax_extensions([("SCHILY.xattr.user.a", &b"b\nc="[..]), ("mtime", b"12.5")]).unwrap();
         let mut header = tar::Header::new_ustar();
         header.set_size(1);
         out.append_data(&mut header, "attributed", &b"x"[..]).unwrap();
@@ -389,7 +389,7 @@ mod tests {
         let attributed = entries.last().unwrap();
         assert_eq!(
             (&attributed["xattrs"]["user.a"], &attributed["modtime"]),
-            (&"Yg==".into(), &"1970-01-01T00:00:12Z".into())
+            (&"YgpjPQ==".into(), &"1970-01-01T00:00:12Z".into())
         );
         for entry in entries.iter().filter(|one| one["chunkDigest"].is_string()) {
             let at = usize::try_from(entry["offset"].as_u64().unwrap()).unwrap();
