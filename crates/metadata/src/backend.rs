@@ -2,8 +2,9 @@
 //!
 //! A place of a file that was never written costs the file system a change of its own when it is made durable: on
 //! ext4 a commit of the journal, for which the data of all files that others are writing must be on the disk. So the
-//! file is filled with zeros a little ahead of its use, and making a change durable is a flush of data in place.
+//! file is filled with zeros where it is about to be used, and making a change durable is a flush of data in place.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
@@ -15,8 +16,9 @@ use redb::{BackendError, DatabaseError, StorageBackend};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-/// Bytes that are filled at once, and at least as many ahead.
-const AHEAD: u64 = 256 << 10;
+/// Bytes that are filled at once: those of the pieces that a write touches, and of the one after them. Few, since who
+/// writes waits for it.
+const PIECE: u64 = 256 << 10;
 
 /// The library's own file, filled ahead; and without the waiting if that is not wanted: what was written survives the
 /// daemon then, not the machine.
@@ -26,8 +28,8 @@ pub(crate) struct Backend {
     /// The same file.
     file: File,
     sync: bool,
-    /// Up to here nothing is filled any more: whoever writes beyond moves it first, so that no zeros come later.
-    filled: Mutex<u64>,
+    /// Pieces that are not filled any more: whoever writes there adds them first, so that no zeros come later.
+    filled: Mutex<BTreeSet<u64>>,
 }
 
 impl Backend {
@@ -35,20 +37,21 @@ impl Backend {
     pub fn open(path: &Path, sync: bool) -> Result<Self, DatabaseError> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let same = file.try_clone()?;
-        Ok(Self { inner: FileBackend::new(file)?, file: same, sync, filled: Mutex::new(0) })
+        Ok(Self { inner: FileBackend::new(file)?, file: same, sync, filled: Mutex::default() })
     }
 
-    /// Prepares for a write that ends there.
-    fn fill(&self, end: u64) -> io::Result<()> {
+    /// Prepares for a write.
+    fn fill(&self, begin: u64, end: u64) -> io::Result<()> {
         let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
-        if end <= *filled {
-            return Ok(());
-        }
-        let target = (end / AHEAD + 2) * AHEAD;
-        let begin = std::mem::replace(&mut *filled, target.max(end));
-        // Without zeros it is only slower, and the write itself tells what is wrong with the disk.
-        if let Err(error) = self.fill_holes(begin, target.min(self.inner.len()?)) {
-            tracing::debug!(%error, "the database is not filled ahead");
+        for piece in begin / PIECE..=end.saturating_sub(1) / PIECE + 1 {
+            if !filled.insert(piece) {
+                continue;
+            }
+            let end = (piece + 1).saturating_mul(PIECE).min(self.inner.len()?);
+            // Without zeros it is only slower, and the write itself tells what is wrong with the disk.
+            if let Err(error) = self.fill_holes(piece * PIECE, end) {
+                tracing::debug!(%error, "the database is not filled ahead");
+            }
         }
         Ok(())
     }
@@ -82,7 +85,8 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
-        *filled = len.min(*filled);
+        // What was filled only up to the end may go on now.
+        drop(filled.split_off(&(len.min(self.inner.len()?) / PIECE)));
         self.inner.set_len(len)
     }
 
@@ -91,7 +95,7 @@ impl StorageBackend for Backend {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.fill(offset.saturating_add(data.len() as u64))?;
+        self.fill(offset, offset.saturating_add(data.len() as u64))?;
         self.inner.write(offset, data)
     }
 
@@ -182,10 +186,23 @@ mod tests {
         backend.write(0, &[1; 4096]).unwrap();
         backend.sync_data().unwrap();
         let filled = || std::fs::metadata(&path).unwrap().blocks() * 512;
-        assert!((AHEAD..4 * AHEAD).contains(&filled()), "{}", filled());
+        assert!((PIECE..4 * PIECE).contains(&filled()), "{}", filled());
         let before = filled();
-        backend.write(AHEAD - 4096, &[1; 4096]).unwrap();
+        backend.write(PIECE - 4096, &[1; 4096]).unwrap();
         backend.sync_data().unwrap();
         assert_eq!(filled(), before);
+    }
+
+    #[test]
+    fn a_write_far_away_fills_little() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let backend = Backend::open(&path, true).unwrap();
+        backend.set_len(1 << 30).unwrap();
+        for far in [1000 << 20, 500 << 20, 100 << 20] {
+            backend.write(far, &[1; 4096]).unwrap();
+        }
+        let filled = std::fs::metadata(&path).unwrap().blocks() * 512;
+        assert!((3 * PIECE..9 * PIECE).contains(&filled), "{filled}");
     }
 }
