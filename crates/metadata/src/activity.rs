@@ -61,8 +61,11 @@ impl Activity {
         }
     }
 
-    /// What was noted since the last time.
-    pub fn drain_journal(&self) -> Vec<Vec<u8>> {
-        lock(&self.journal).as_mut().map(std::mem::take).unwrap_or_default()
+    /// At most so many of the keys that were noted since the last time, and whether there are more.
+    pub fn drain_journal(&self, most: usize) -> (Vec<Vec<u8>>, bool) {
+        let mut journal = lock(&self.journal);
+        let Some(journal) = journal.as_mut() else { return Default::default() };
+        let keys = journal.split_off(journal.len().saturating_sub(most));
+        (keys, !journal.is_empty())
     }
 }

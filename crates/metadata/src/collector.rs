@@ -1,8 +1,8 @@
 //! The collector: when it works, and how it removes what is garbage (spec 01 §16).
 //!
-//! It marks on a consistent view and removes in small changes, so that writers never wait long. What is
-//! written while it works is looked at again before anything is removed, so nothing that became referenced
-//! meanwhile is lost. Then the owners of files sweep.
+//! It marks beside the writers, on short views one after the other, and removes in small changes, so that nobody waits
+//! long. What is written while it works is looked at again before anything is removed, so nothing that became
+//! referenced meanwhile is lost. Then the owners of files sweep.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,13 +19,13 @@ use crate::graph::{self, Node};
 use crate::keys::{Key, Kind};
 use crate::mark::{self, Marks};
 use crate::snapshots::SnapshotRecords;
-use crate::transaction::{Reader, Tx};
+use crate::transaction::{Passing, Reader, Tx};
 use crate::{leases, snapshots};
 
 /// Records removed by one change at most.
 const BATCH: usize = 100;
-/// The nice value of the thread that marks.
-const LOWEST_PRIORITY: i32 = 19;
+/// Keys that others wrote, looked at by one change at most.
+const LOOKED_AT: usize = 200;
 /// Wait before the first measurement of a run.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// A run counts as this long at least.
@@ -292,19 +292,23 @@ impl Work {
             Ok(())
         };
         self.database.write(begin).await?;
-        let view = self.database.read()?;
+        let view = Passing::new(self.database.clone());
         let plan = aside(move || mark::plan(&view, SystemTime::now())).await?;
         let (mut count, mut again) = (0, Again::default());
         for (namespace, nodes) in plan.garbage {
-            for batch in nodes.chunks(BATCH) {
+            let mut batches = nodes.chunks(BATCH).peekable();
+            while let Some(batch) = batches.peek() {
                 let (batch, owner) = (batch.to_vec(), namespace.clone());
                 let change = move |tx: &mut Tx<'_>| {
-                    again.look(tx)?;
-                    let removed = remove(tx, &owner, batch, &again)?;
+                    // Only who has looked at all of it may remove.
+                    let removed =
+                        if again.look(tx)? { None } else { Some(remove(tx, &owner, batch, &again)?) };
                     Ok((removed, again))
                 };
                 let removed;
                 (removed, again) = self.database.write(change).await?;
+                let Some(removed) = removed else { continue };
+                batches.next();
                 count += removed.len();
                 self.tell(&namespace, removed);
             }
@@ -326,13 +330,12 @@ impl Work {
     }
 }
 
-/// Works on a thread of its own that gives way to all others: whoever waits for an answer goes first.
+/// Works on a thread of its own, at the priority of all others: one that waits long for its turn would keep those
+/// waiting who need a page that it is just reading.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let (answer, result) = oneshot::channel();
     let thread = std::thread::Builder::new().name("collector".into());
     thread.spawn(move || {
-        // Where that is forbidden it goes on as it is.
-        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), LOWEST_PRIORITY);
         // Nobody waits when the daemon ends.
         let _ = answer.send(work());
     })?;
@@ -346,9 +349,11 @@ struct Again {
 }
 
 impl Again {
-    fn look(&mut self, tx: &mut Tx<'_>) -> Result<()> {
+    /// Looks at some of it; answers whether there is more.
+    fn look(&mut self, tx: &mut Tx<'_>) -> Result<bool> {
         let mut pending: HashMap<String, Vec<Node>> = HashMap::new();
-        for key in tx.drain_journal() {
+        let (keys, more) = tx.drain_journal(LOOKED_AT);
+        for key in keys {
             let Some((namespace, node)) = graph::node(&key).or_else(|| held(&key)) else { continue };
             if tx.get_bytes(&key)?.is_some() {
                 pending.entry(namespace).or_default().push(node);
@@ -360,7 +365,7 @@ impl Again {
             nodes.iter().for_each(|node| marks.forget(node));
             marks.follow(tx, &namespace, nodes, &HashMap::new())?;
         }
-        Ok(())
+        Ok(more)
     }
 
     fn contain(&self, namespace: &Namespace, node: &Node) -> bool {

@@ -1,13 +1,15 @@
 //! Reading a consistent state, and changes under way.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use corten_types::Result;
 use redb::ReadableTable;
 
-use crate::database::Shared;
+use crate::database::{Database, Shared};
 use crate::keys::Key;
 
 /// Called with a key and its value; false ends a scan.
@@ -40,14 +42,71 @@ impl Reader for View {
     }
 
     fn scan_bytes(&self, prefix: &[u8], visit: Visit<'_>) -> Result<()> {
-        self.table.rows(prefix, visit, &self.shared)
+        self.table.rows(Bound::Included(prefix), prefix, visit, &self.shared)
+    }
+}
+
+/// How long a passing view is used.
+const PASSING: Duration = Duration::from_millis(5);
+/// Rows that are visited between looks at the clock.
+const ROWS: u32 = 32;
+
+/// The state as it becomes, for who reads for long and bears that it changes meanwhile.
+///
+/// While a view is open, nothing that it may read is used again; a writer has to free all of it once the view is gone,
+/// and those who write wait for that. So views here are short.
+pub(crate) struct Passing {
+    database: Database,
+    /// With the moment from which another one is wanted.
+    view: RefCell<Option<(View, Instant)>>,
+}
+
+impl Passing {
+    pub(crate) fn new(database: Database) -> Self {
+        Self { database, view: RefCell::new(None) }
+    }
+}
+
+impl Reader for Passing {
+    fn get_bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut known = self.view.borrow_mut();
+        let now = Instant::now();
+        let (view, _) = match known.take().filter(|(_, until)| now < *until) {
+            Some(fresh) => known.insert(fresh),
+            None => known.insert((self.database.read()?, now + PASSING)),
+        };
+        view.get_bytes(key)
+    }
+
+    fn scan_bytes(&self, prefix: &[u8], visit: Visit<'_>) -> Result<()> {
+        self.view.take();
+        let mut last: Option<Vec<u8>> = None;
+        loop {
+            let (view, until) = (self.database.read()?, Instant::now() + PASSING);
+            let (mut stopped, mut count) = (None, 0_u32);
+            let from = last.as_deref().map_or(Bound::Included(prefix), Bound::Excluded);
+            let mut visit_some = |key: &[u8], value: &[u8]| {
+                let go_on = visit(key, value)?;
+                count = count.wrapping_add(1);
+                if go_on && count % ROWS == 0 && Instant::now() >= until {
+                    stopped = Some(key.to_vec());
+                }
+                Ok(go_on && stopped.is_none())
+            };
+            view.table.rows(from, prefix, &mut visit_some, &view.shared)?;
+            if stopped.is_none() {
+                return Ok(());
+            }
+            last = stopped;
+        }
     }
 }
 
 /// A table as stored.
 trait Rows {
     fn row(&self, key: &[u8], shared: &Shared) -> Result<Option<Vec<u8>>>;
-    fn rows(&self, prefix: &[u8], visit: Visit<'_>, shared: &Shared) -> Result<()>;
+    /// Those from a key on that begin with a prefix.
+    fn rows(&self, from: Bound<&[u8]>, prefix: &[u8], visit: Visit<'_>, shared: &Shared) -> Result<()>;
 }
 
 impl<T: ReadableTable<&'static [u8], &'static [u8]>> Rows for T {
@@ -56,8 +115,9 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> Rows for T {
         Ok(found.map(|value| value.value().to_vec()))
     }
 
-    fn rows(&self, prefix: &[u8], visit: Visit<'_>, shared: &Shared) -> Result<()> {
-        for entry in self.range(prefix..).map_err(|error| shared.failure(error))? {
+    fn rows(&self, from: Bound<&[u8]>, prefix: &[u8], visit: Visit<'_>, shared: &Shared) -> Result<()> {
+        let range = self.range::<&[u8]>((from, Bound::Unbounded));
+        for entry in range.map_err(|error| shared.failure(error))? {
             let (key, value) = entry.map_err(|error| shared.failure(error))?;
             if !key.value().starts_with(prefix) || !visit(key.value(), value.value())? {
                 break;
@@ -116,10 +176,11 @@ impl<'a> Tx<'a> {
         self.shared.activity.open_journal();
     }
 
-    /// The collector removes something: what others wrote since the last time.
-    pub(crate) fn drain_journal(&mut self) -> Vec<Vec<u8>> {
+    /// The collector looks: so many at most of the keys that others wrote since the last time, and whether there are
+    /// more.
+    pub(crate) fn drain_journal(&mut self, most: usize) -> (Vec<Vec<u8>>, bool) {
         self.change.collecting = true;
-        self.shared.activity.drain_journal()
+        self.shared.activity.drain_journal(most)
     }
 }
 
@@ -150,7 +211,7 @@ impl Reader for Tx<'_> {
             }
             Ok(go_on)
         };
-        self.rows.rows(prefix, &mut merge, self.shared)?;
+        self.rows.rows(Bound::Included(prefix), prefix, &mut merge, self.shared)?;
         for (new, value) in changed {
             let Some(value) = value else { continue };
             go_on = go_on && visit(new, value)?;
@@ -224,5 +285,41 @@ mod tests {
             prop_assert_eq!(&seen, &wanted);
             prop_assert_eq!(all(&database.read().unwrap(), usize::MAX), wanted);
         }
+    }
+
+    #[test]
+    fn who_reads_for_long_sees_each_row_once_and_what_came_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let (database, _) = Database::open(&folder.path().join("meta.db")).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let put = |tx: &mut Tx<'_>| {
+            (0..200).for_each(|name| tx.put(&key(name), vec![name]));
+            Ok(())
+        };
+        runtime.block_on(database.write(put)).unwrap();
+        let passing = Passing::new(database.clone());
+        let mut seen = Vec::new();
+        let mut visit = |_: &[u8], value: &[u8]| {
+            if seen.is_empty() {
+                // In byte order, 0 is the first and 99 the last.
+                let change = |tx: &mut Tx<'_>| {
+                    tx.remove(&key(98));
+                    tx.put(&key(99), vec![250]);
+                    Ok(())
+                };
+                runtime.block_on(database.write(change)).unwrap();
+                std::thread::sleep(PASSING);
+            }
+            seen.extend_from_slice(value);
+            Ok(true)
+        };
+        passing.scan_bytes(Key::prefix(Kind::Image, &["ns"]).bytes(), &mut visit).unwrap();
+        let mut names: Vec<(String, u8)> = (0..200).map(|name: u8| (name.to_string(), name)).collect();
+        names.sort();
+        let expected = names.into_iter().filter(|(_, name)| *name != 98);
+        let expected: Vec<u8> = expected.map(|(_, name)| if name == 99 { 250 } else { name }).collect();
+        assert_eq!(seen, expected);
+        assert_eq!(passing.get_bytes(key(99).bytes()).unwrap(), Some(vec![250]));
+        assert_eq!(passing.get_bytes(key(98).bytes()).unwrap(), None);
     }
 }
