@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod descriptors;
+mod joined;
 mod rare;
 mod systemd;
 mod unified;
@@ -263,24 +264,6 @@ fn namespaces_and_parameters_are_those_of_runc() {
         assert!(seen.stdout.starts_with("0\n") && seen.stdout.ends_with("works\n"), "{name}: {seen:?}");
         assert!(seen.stdout.contains("100000"), "{name}: {seen:?}");
     }
-    let mut target = Command::new("sleep").arg("100").spawn().unwrap();
-    let path = format!("/proc/{}/ns/net", target.id());
-    let host = std::fs::read_link(&path).unwrap().display().to_string();
-    let joined = |lab: Lab| {
-        lab.configure(&json!({}), "readlink /proc/self/ns/net");
-        let file = lab.scratch.join("config.json");
-        let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-        for one in config["linux"]["namespaces"].as_array_mut().unwrap() {
-            if one["type"] == "network" {
-                one["path"] = path.clone().into();
-            }
-        }
-        std::fs::write(file, config.to_string()).unwrap();
-        lab.call(&["run", &lab.id()]).ok()
-    };
-    assert_eq!([joined(Lab::ours()).trim(), joined(Lab::runc()).trim()], [host.as_str(); 2]);
-    target.kill().unwrap();
-    target.wait().unwrap();
 }
 
 #[test]
@@ -292,13 +275,15 @@ fn clocks_of_a_time_namespace_are_set() {
 
 #[test]
 fn owners_of_a_mapped_mount_are_changed() {
-    let lab = Lab::ours();
-    let source = lab.scratch.join("mine");
-    std::fs::create_dir(&source).unwrap();
-    let maps = json!([{"containerID": 0, "hostID": 5000, "size": 100}]);
-    let mount = json!({"mounts": [{"destination": "/mine", "type": "bind", "source": source, "options": ["bind", "idmap"],
-        "uidMappings": maps, "gidMappings": maps}]});
-    assert_eq!(lab.run(&mount, "stat -c %u /mine").ok(), "5000\n");
+    // runc 1.1 cannot do it.
+    for lab in [Lab::ours(), Lab::crun()] {
+        let source = lab.scratch.join("mine");
+        std::fs::create_dir(&source).unwrap();
+        let maps = json!([{"containerID": 0, "hostID": 5000, "size": 100}]);
+        let mount = json!({"mounts": [{"destination": "/mine", "type": "bind", "source": source,
+            "options": ["bind", "idmap"], "uidMappings": maps, "gidMappings": maps}]});
+        assert_eq!(lab.run(&mount, "stat -c %u /mine").ok(), "5000\n");
+    }
 }
 
 #[test]

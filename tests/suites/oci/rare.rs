@@ -150,6 +150,44 @@ fn an_interface_of_the_host_moves_in_with_its_addresses() {
 }
 
 #[test]
+fn a_root_may_have_an_absolute_path_and_no_mounts() {
+    // runc 1.1 cannot start it without /proc.
+    let lab = Lab::ours();
+    lab.configure(&json!({}), "pwd; echo *; echo $0");
+    let file = lab.scratch.join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    config["root"]["path"] = lab.scratch.join("rootfs").display().to_string().into();
+    config.as_object_mut().unwrap().remove("mounts");
+    std::fs::write(file, config.to_string()).unwrap();
+    assert_eq!(lab.call(&["run", &lab.id()]).ok(), "/\nbin dev etc place proc sys\nsh\n");
+}
+
+#[test]
+fn the_usual_profile_lets_through_the_same_as_under_others() {
+    let capabilities = json!(["CAP_SYS_ADMIN", "CAP_SYS_CHROOT"]);
+    let profile = json!({
+        "process": {"capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities}},
+        // It knows nothing of what the process may do more.
+        "linux": {"seccomp": corten_oci::seccomp::default_profile(&[])}});
+    let script = "grep Seccomp: /proc/self/status; mount -t tmpfs x /place 2>&1; unshare -m true 2>&1; \
+        hostname other 2>&1; chroot / true 2>&1; mkdir /made && (sleep 0; echo works)";
+    same("the usual profile", &profile, script, "Operation not permitted");
+}
+
+#[test]
+fn what_apparmor_does_not_know_is_refused_as_by_runc() {
+    let patch = json!({"process": {"apparmorProfile": "corten-no-such"}});
+    let seen = |lab: Lab| {
+        let refused = lab.run(&patch, "true");
+        let words = refused.stderr.rsplit("msg=").next().unwrap().replace(&lab.id(), "ID");
+        (refused.code, words)
+    };
+    let (ours, theirs) = (seen(Lab::ours()), seen(Lab::runc()));
+    assert_eq!(ours, theirs);
+    assert!(ours.1.contains("unable to apply apparmor profile"), "{ours:?}");
+}
+
+#[test]
 fn what_this_host_does_not_have_is_named() {
     let rdt = json!({"linux": {"intelRdt": {"l3CacheSchema": "L3:0=f"}}});
     let has_rdt = std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(" - resctrl ");

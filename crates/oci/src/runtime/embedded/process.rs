@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, openat};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -45,6 +45,10 @@ impl Proc {
             .map_err(std::io::Error::from)
             .and_then(|file| std::fs::File::from(file).read_to_string(&mut stat));
         read.is_ok() && started(&stat) == Some(state.started)
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        rustix::fs::accessat(&self.0, path, Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
     /// Writes to a file, by its path below `/proc`.
@@ -135,9 +139,11 @@ impl Process {
         if !self.apparmor_profile.is_empty() {
             let text = format!("exec {}", self.apparmor_profile);
             // Where several security modules are stacked each has a folder of its own.
-            let labelled =
-                proc.write("self/attr/apparmor/exec", &text).or_else(|_| proc.write("self/attr/exec", &text));
-            labelled.map_err(|error| format!("unable to apply apparmor profile: {error}"))?;
+            let own = "self/attr/apparmor/exec";
+            let path = if proc.exists(own) { own } else { "self/attr/exec" };
+            proc.write(path, &text).map_err(|error| {
+                format!("unable to apply apparmor profile: apparmor failed to apply profile: {error}")
+            })?;
         }
         if !self.selinux_label.is_empty() {
             proc.write("self/attr/exec", &self.selinux_label)
