@@ -61,3 +61,19 @@ fn namespaces_are_joined_by_their_paths() {
         assert_eq!(seen.lines().collect::<Vec<_>>(), links, "{}", lab.runtime.display());
     }
 }
+
+#[test]
+fn a_namespace_of_users_is_joined_by_its_path() {
+    let target = Target::start(&["--user", "--net"]);
+    for file in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{}/{file}", target.1), "0 100000 65536").unwrap();
+    }
+    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let patch = json!({"linux": {"uidMappings": maps, "gidMappings": maps}});
+    let link = std::fs::read_link(target.namespace("user")).unwrap().display().to_string();
+    let names = [("user", "user"), ("network", "net")];
+    for lab in [Lab::ours(), Lab::runc()] {
+        let seen = joined(&lab, &target, &names, &patch, "readlink /proc/self/ns/user; id -u");
+        assert_eq!(seen, format!("{link}\n0\n"), "{}", lab.runtime.display());
+    }
+}

@@ -226,8 +226,10 @@ fn in_user_namespace(how: NewProcess<'_>, flag: u64, user: &OwnedFd, init: Init<
     };
     clone_process(NewProcess { sibling: true, ..NewProcess::default() }, between).map_err(words)?;
     drop(write);
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut std::fs::File::from(read), &mut said).map_err(words)?;
+    // Not until its end: the new process has the other side open, too, and goes on until it is started.
+    let mut said = [0; 1024];
+    let count = rustix::io::retry_on_intr(|| rustix::io::read(&read, &mut said)).map_err(words)?;
+    let said = String::from_utf8_lossy(said.get(..count).unwrap_or_default());
     said.parse().map_err(|_| format!("unable to start container process: {}", said.trim_start_matches('-')))
 }
 
