@@ -286,3 +286,24 @@ fn the_daemon_serves_with_flags_alone_and_lists_its_plugins() {
     node.ctr(["namespaces", "rm", "made"]).ok();
     node.finish();
 }
+
+#[test]
+fn a_container_that_was_killed_while_it_was_paused_has_ended_once_it_goes_on() {
+    let (node, _registry, image) = node_with_busybox();
+    for n in 0..8 {
+        let id = format!("paused-{n}");
+        node.ctr(["run", "-d", &image, &id, "sleep", "1000"]).ok();
+        node.ctr(["tasks", "pause", &id]).ok();
+        // On cgroups of v1 the signal waits for the thaw: the end comes while the call still goes on.
+        node.ctr(["tasks", "kill", "-s", "SIGKILL", &id]).ok();
+        let resumed = node.ctr(["tasks", "resume", &id]);
+        let ended = || {
+            let list = node.ctr(["tasks", "ls"]).ok();
+            list.lines().any(|line| line.starts_with(&id) && line.contains("STOPPED")).then_some(())
+        };
+        eventually(&format!("{id} ends; {resumed:?}"), Duration::from_secs(30), ended);
+        node.ctr(["tasks", "rm", &id]);
+        node.ctr(["containers", "rm", &id]).ok();
+    }
+    node.finish();
+}

@@ -47,6 +47,10 @@ impl TaskService {
         runtime.freeze(&self.reaper, pause).await?;
         let mut containers = self.lock();
         let init = process(&mut containers, id, "")?;
+        if init.is_stopped() {
+            // One that was killed while it was paused ends as soon as it goes on.
+            return Ok(());
+        }
         if pause {
             init.set(State::Paused { pid });
             self.publisher.publish("/tasks/paused", &told::TaskPaused { container_id: id.into() });
