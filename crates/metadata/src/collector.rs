@@ -24,7 +24,7 @@ use crate::{leases, snapshots};
 
 /// Records removed by one change at most.
 const BATCH: usize = 100;
-/// Keys that others wrote, looked at by one change at most.
+/// Keys that others wrote, looked at by one change at first.
 const LOOKED_AT: usize = 200;
 /// Wait before the first measurement of a run.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -346,13 +346,18 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'sta
 #[derive(Debug, Default)]
 struct Again {
     spaces: HashMap<String, Marks>,
+    /// Keys to look at next, when there were more than those of the last time: twice as many, so that it comes to an
+    /// end whatever others write.
+    more: usize,
 }
 
 impl Again {
     /// Looks at some of it; answers whether there is more.
     fn look(&mut self, tx: &mut Tx<'_>) -> Result<bool> {
         let mut pending: HashMap<String, Vec<Node>> = HashMap::new();
-        let (keys, more) = tx.drain_journal(LOOKED_AT);
+        let most = self.more.max(LOOKED_AT);
+        let (keys, more) = tx.drain_journal(most);
+        self.more = if more { most.saturating_mul(2) } else { 0 };
         for key in keys {
             let Some((namespace, node)) = graph::node(&key).or_else(|| held(&key)) else { continue };
             if tx.get_bytes(&key)?.is_some() {
